@@ -1,0 +1,216 @@
+//! Signals as something to poll, and to block until there is something to poll.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, pipe2};
+use signal_hook_registry::{FORBIDDEN, SigId, register_sigaction, unregister};
+
+/// Who sent a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A process, by kill(2) and its like. 0 is one in another pid namespace.
+    Process(Pid),
+    /// The kernel, on its own account: a key, or a terminal that hung up.
+    Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) signal: Signal,
+    pub(crate) from: Sender,
+}
+
+/// Handlers that turn signals into something to read. They share the registry with tokio's, so that both hear of each.
+///
+/// Dropping it takes the handlers away; the signal then does nothing, as the registry never gives back the default.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pipe: OwnedFd,
+    handlers: Vec<SigId>,
+}
+
+/// What a handler writes. Smaller than PIPE_BUF, so it arrives whole or not at all, see pipe(7).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Record {
+    signal: libc::c_int,
+    code: libc::c_int,
+    pid: libc::pid_t,
+}
+
+impl Signals {
+    /// # Errors
+    /// `InvalidInput` for those that cannot or must not be caught, such as `SIGKILL` and `SIGSEGV`.
+    pub(crate) fn install(signals: &[Signal]) -> io::Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let write = Arc::new(write);
+        let this = Pid::this();
+        let mut installed = Self { pipe: read, handlers: Vec::new() };
+        for signal in signals {
+            if FORBIDDEN.contains(&(*signal as libc::c_int)) {
+                let why = format!("{signal} cannot be handled");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            let write = Arc::clone(&write);
+            let action = move |info: &libc::siginfo_t| tell(write.as_fd(), this, info);
+            // SAFETY: the action makes two system calls, keeps errno, and neither allocates, locks nor panics.
+            let id = unsafe { register_sigaction(*signal as libc::c_int, action) }?;
+            installed.handlers.push(id);
+        }
+        Ok(installed)
+    }
+
+    /// The next signal that has arrived, or none.
+    pub(crate) fn read(&self) -> Option<Received> {
+        let mut record = MaybeUninit::<Record>::uninit();
+        let len = loop {
+            let at = record.as_mut_ptr().cast();
+            // SAFETY: `record` has room for as many bytes as are asked for.
+            let len = unsafe { libc::read(self.pipe.as_raw_fd(), at, size_of::<Record>()) };
+            match Errno::result(len) {
+                Err(Errno::EINTR) => {}
+                // Nothing there; nothing else can go wrong with a pipe of one's own.
+                len => break len.ok()?,
+            }
+        };
+        if len as usize != size_of::<Record>() {
+            return None;
+        }
+        // SAFETY: all of it has been read, and any bits are valid integers.
+        let Record { signal, code, pid } = unsafe { record.assume_init() };
+        let from = if sent_by_process(code) { Sender::Process(Pid::from_raw(pid)) } else { Sender::Kernel };
+        Some(Received { signal: Signal::try_from(signal).ok()?, from })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.handlers.drain(..) {
+            unregister(id);
+        }
+    }
+}
+
+/// Runs inside a signal handler, so only calls of signal-safety(7).
+fn tell(pipe: BorrowedFd<'_>, installer: Pid, info: &libc::siginfo_t) {
+    let errno = Errno::last_raw();
+    // A child that was forked and has not yet executed has this handler and this pipe. What is sent to it (a key on the
+    // terminal goes to both) must not count twice here.
+    if Pid::this() == installer {
+        // SAFETY: only such a signal says who sent it; the field is otherwise part of something else.
+        let pid = if sent_by_process(info.si_code) { unsafe { info.si_pid() } } else { 0 };
+        let record = Record { signal: info.si_signo, code: info.si_code, pid };
+        // SAFETY: writes the bytes of a value on this stack. A full pipe loses this one, behind thousands not yet read.
+        unsafe { libc::write(pipe.as_raw_fd(), (&raw const record).cast(), size_of::<Record>()) };
+    }
+    Errno::set_raw(errno);
+}
+
+fn sent_by_process(code: libc::c_int) -> bool {
+    matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
+}
+
+/// Lets the signals through to the calling thread, and to those that it starts; one that was held back arrives before
+/// this returns.
+pub(crate) fn unblock(signals: &SigSet) -> io::Result<()> {
+    Ok(signals.thread_unblock()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+    use crate::sys::fd::{PollEntry, poll};
+
+    // Handlers are the whole process's: each test has a signal that no other one uses.
+
+    fn wait(signals: &Signals) -> Received {
+        loop {
+            if let Some(received) = signals.read() {
+                return received;
+            }
+            poll(&mut [PollEntry::readable(signals.as_fd())], None).unwrap();
+        }
+    }
+
+    #[test]
+    fn signal_of_a_process_arrives_with_its_sender() {
+        let signals = Signals::install(&[Signal::SIGUSR1, Signal::SIGUSR2]).unwrap();
+        assert_eq!(signals.read(), None);
+        let from = Sender::Process(Pid::this());
+        raise(Signal::SIGUSR2).unwrap();
+        assert_eq!(wait(&signals), Received { signal: Signal::SIGUSR2, from });
+        nix::sys::signal::kill(Pid::this(), Signal::SIGUSR1).unwrap();
+        assert_eq!(wait(&signals), Received { signal: Signal::SIGUSR1, from });
+        assert_eq!(signals.read(), None);
+    }
+
+    #[test]
+    fn signal_of_the_kernel_is_told_from_a_process_s() {
+        let signals = Signals::install(&[Signal::SIGALRM]).unwrap();
+        let soon = libc::timeval { tv_sec: 0, tv_usec: 1 };
+        let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: soon };
+        // SAFETY: a valid timer, and no room for the old one.
+        assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }, 0);
+        assert_eq!(wait(&signals), Received { signal: Signal::SIGALRM, from: Sender::Kernel });
+    }
+
+    #[test]
+    fn every_reader_hears_of_it_until_dropped() {
+        let one = Signals::install(&[Signal::SIGURG]).unwrap();
+        let two = Signals::install(&[Signal::SIGURG]).unwrap();
+        raise(Signal::SIGURG).unwrap();
+        assert!(one.read().is_some() && two.read().is_some());
+        drop(one);
+        raise(Signal::SIGURG).unwrap();
+        assert!(two.read().is_some());
+        assert!(two.read().is_none());
+    }
+
+    #[test]
+    fn blocked_signal_waits() {
+        let signals = Signals::install(&[Signal::SIGWINCH]).unwrap();
+        let set = SigSet::from(Signal::SIGWINCH);
+        set.thread_block().unwrap();
+        raise(Signal::SIGWINCH).unwrap();
+        assert_eq!(signals.read(), None);
+        unblock(&set).unwrap();
+        assert!(signals.read().is_some());
+    }
+
+    #[test]
+    fn handler_keeps_errno_even_when_the_pipe_is_full() {
+        let signals = Signals::install(&[Signal::SIGIO]).unwrap();
+        for _ in 0..1 << 16 {
+            Errno::set_raw(12345);
+            raise(Signal::SIGIO).unwrap();
+        }
+        assert_eq!(Errno::last_raw(), 12345);
+        let mut count = 0;
+        while signals.read().is_some() {
+            count += 1;
+        }
+        assert!((1..1 << 16).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn what_cannot_be_caught_is_refused() {
+        for signal in [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGSEGV] {
+            let refused = Signals::install(&[Signal::SIGTSTP, signal]).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}
