@@ -1,0 +1,249 @@
+//! What can be handed over, and how it is written and read.
+//!
+//! A type is handed over if it is [`Handoff`]: numbers, text, collections, times, addresses and descriptors are, and
+//! `#[derive(Handoff)]` makes it of structs and enums. What the derive wrote goes bare, without names, next to a
+//! schema that both processes compare first; what only serde can write goes with the names of its fields.
+
+mod block;
+pub(crate) mod calls;
+pub(crate) mod codec;
+mod error;
+pub(crate) mod field;
+pub(crate) mod probe;
+mod schema;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use calls::{Apply, CallRefused, Calls};
+pub use error::{RestoreError, SaveError};
+pub use schema::{Fields, Schemas, Type, Variants};
+pub use stream::{Restorer, Saver};
+
+// The runtime, which calls these, comes in modules of its own.
+#[allow(unused_imports)]
+pub(crate) use schema::{Mismatch, Schema, SchemaError};
+#[allow(unused_imports)]
+pub(crate) use stream::{CHUNK, DESCRIPTORS, Limits, Sink, Source};
+
+use std::ops::{Deref, DerefMut};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// What can outlive the process: it is written by the old one and read by the new one.
+///
+/// Derive it. The methods are for what the derive writes and may change; so does who may call them.
+///
+/// ```
+/// use std::{collections::HashMap, net::TcpStream, time::Instant};
+///
+/// #[derive(flip::Handoff)]
+/// struct Chat {
+///     rooms: HashMap<String, Vec<Member>>,
+///     started: Instant,
+///     #[handoff(skip)]
+///     cache: HashMap<u64, String>,
+/// }
+///
+/// #[derive(flip::Handoff)]
+/// enum Member {
+///     Guest,
+///     Known { name: String, peer: TcpStream },
+/// }
+/// ```
+///
+/// # Which fields
+///
+/// - Another `Handoff` type, so all of std's collections, tuples up to twelve, arrays, text, paths, times, addresses.
+/// - Any type with serde's `Serialize` and `DeserializeOwned`; where a type has both, `Handoff` is used. What serde
+///   writes goes self-described, which costs more; `#[handoff(serde)]` asks for it.
+/// - A collection of either kind, found by looking at how the field's type is written. Behind an alias, a collection
+///   that holds serde-only types *and* descriptors is not seen through: write it out, or wrap with [`Serde`].
+/// - A descriptor: `OwnedFd`, `File`, std's sockets and, under the feature `tokio`, tokio's. The new process gets a
+///   duplicate of it; both share the open file description, thus its position, flags and connection.
+/// - [`Instant`](std::time::Instant) and [`SystemTime`](std::time::SystemTime): the same moment in the new process.
+///   An `Instant` is exact to well under a microsecond, and the distances between several are exact.
+///
+/// Not a reference, nothing behind a `dyn`, no function.
+///
+/// # Attributes
+///
+/// | on a field | |
+/// | --- | --- |
+/// | `#[handoff(skip)]` | left out; the new process has its `Default`, or what `default = expr` says |
+/// | `#[handoff(default)]`, `#[handoff(default = expr)]` | what it is where the old process has no such field |
+/// | `#[handoff(rename = "…")]` | the name by which old and new are matched; on variants and types, too |
+/// | `#[handoff(serde)]` | through serde's traits, though it has `Handoff` or stands in a collection |
+///
+/// | on the type | |
+/// | --- | --- |
+/// | `#[handoff(calls(Hit, Reset))]` | the operations that may be [called](Apply), from any process that still drains |
+/// | `#[handoff(bound = "T: …")]` | instead of the bounds that the derive would write |
+/// | `#[handoff(crate = path)]` | where flip is, if not at `::flip` |
+///
+/// # Type parameters
+///
+/// A parameter that a field mentions must be `Handoff`. For a type that has only serde's traits, wrap it where it is
+/// used (`Cached<flip::Serde<Config>>`), or say `#[handoff(bound = "T: serde::Serialize + serde::de::DeserializeOwned")]`.
+///
+/// # Caveats
+///
+/// What is changed through a shared reference (cells, locks, atomics, `Arc` and `Rc`) is not `Handoff`: a reader could
+/// change it during the freeze, after it was written. The derive finds these by how a field's type is written, and by
+/// the type itself where that is all of it; an `Arc` or a `Mutex` *inside* of a serde type, or behind an alias in a
+/// collection, cannot be seen. A change there during a freeze is lost.
+///
+/// Values that lie more than 128 deep in each other (a list by `Box`es, say) are refused.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be handed over",
+    label = "not `Handoff`",
+    note = "derive it: `#[derive(flip::Handoff)]`",
+    note = "for a type that has only serde's two traits: wrap it in `flip::Serde<…>`, or let it be a field of a type that derives `Handoff`",
+    note = "cells, locks, atomics, `Arc` and `Rc` are never: a reader could change it during the freeze"
+)]
+pub trait Handoff: Sized {
+    /// Describes the type, and those that it is made of.
+    #[doc(hidden)]
+    fn schema(schemas: &mut Schemas) -> Type;
+
+    #[doc(hidden)]
+    fn save<'a>(&'a self, out: &mut Saver<'a>) -> Result<(), SaveError>;
+
+    #[doc(hidden)]
+    fn restore(input: &mut Restorer<'_>) -> Result<Self, RestoreError>;
+
+    // An element of a list, set or array. Numbers are written there with their full width, however the list is kept,
+    // so that one schema is one form.
+
+    #[doc(hidden)]
+    #[inline]
+    fn save_item<'a>(&'a self, out: &mut Saver<'a>) -> Result<(), SaveError> {
+        self.save(out)
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    fn restore_item(input: &mut Restorer<'_>) -> Result<Self, RestoreError> {
+        Self::restore(input)
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    fn save_slice<'a>(items: &'a [Self], out: &mut Saver<'a>) -> Result<(), SaveError> {
+        block::save_items(probe::ByHandoff, items.iter(), out)
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    fn restore_vec(input: &mut Restorer<'_>, length: usize) -> Result<Vec<Self>, RestoreError> {
+        block::restore_items(probe::ByHandoff, input, length)
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    fn calls(_: &mut Calls<Self>) {}
+}
+
+/// A type with serde's two traits as a [`Handoff`] type, where a type parameter asks for one.
+///
+/// A plain field needs no wrapper: the derive finds serde's traits itself.
+///
+/// ```
+/// use flip::{Handoff, Serde};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Config { name: String }
+///
+/// #[derive(Handoff)]
+/// struct Cached<T> { value: T, hits: u64 }
+///
+/// #[derive(Handoff)]
+/// struct State { config: Cached<Serde<Config>> }
+///
+/// let state = State { config: Cached { value: Serde(Config { name: "a".into() }), hits: 0 } };
+/// assert_eq!(state.config.value.name, "a");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Serde<T>(pub T);
+
+impl<T> Deref for Serde<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Serde<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T> From<T> for Serde<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Handoff for Serde<T> {
+    fn schema(_: &mut Schemas) -> Type {
+        Type::self_described::<T>()
+    }
+
+    fn save<'a>(&'a self, out: &mut Saver<'a>) -> Result<(), SaveError> {
+        out.leaf(&self.0)
+    }
+
+    fn restore(input: &mut Restorer<'_>) -> Result<Self, RestoreError> {
+        input.leaf().map(Self)
+    }
+}
+
+/// Writes one value; several go through one [`Saver`] in turn.
+#[allow(dead_code)]
+pub(crate) fn save<T: Handoff>(value: &T, sink: &mut dyn Sink) -> Result<(), SaveError> {
+    let mut out = Saver::new(sink);
+    save_into(value, &mut out)?;
+    out.finish()
+}
+
+/// Writes one value and leaves `out` open for the next.
+pub(crate) fn save_into<'a, T: Handoff>(value: &'a T, out: &mut Saver<'a>) -> Result<(), SaveError> {
+    value.save(out).map_err(|error| error.in_type(&Schema::of::<T>().name()))
+}
+
+/// Reads one value and leaves `input` open for the next; [`Restorer::finish`] after the last.
+///
+/// The schemas must have been compared before.
+pub(crate) fn restore<T: Handoff>(input: &mut Restorer<'_>) -> Result<T, RestoreError> {
+    T::restore(input).map_err(|error| error.in_type(&Schema::of::<T>().name()))
+}
+
+/// The value together with its schema, without descriptors: what a forwarded call and its answer are.
+pub(crate) fn to_bytes<T: Handoff>(value: &T) -> Result<Vec<u8>, SaveError> {
+    let mut out = Saver::in_memory();
+    let schema = Schema::of::<T>().encode();
+    out.length(schema.len())?;
+    out.bytes(&schema)?;
+    save_into(value, &mut out)?;
+    Ok(out.into_bytes())
+}
+
+/// Reads what [`to_bytes`] wrote, if it has the schema that `T` has here.
+pub(crate) fn from_bytes<T: Handoff>(bytes: &[u8]) -> Result<T, RestoreError> {
+    let mut input = Restorer::from_bytes(bytes.to_vec(), Limits::default());
+    let length = input.length()?;
+    let theirs = input.bytes(length)?;
+    let ours = Schema::of::<T>();
+    if theirs != ours.encode() {
+        let theirs = Schema::decode(&theirs).map_err(|error| RestoreError::new(error.to_string()))?;
+        if let Some(mismatch) = ours.mismatch(&theirs) {
+            return Err(RestoreError::new(mismatch.to_string()));
+        }
+    }
+    let value = restore(&mut input)?;
+    input.finish()?;
+    Ok(value)
+}

@@ -1,0 +1,557 @@
+//! Bytes and descriptors on their way: what the blocks write into and read from.
+//!
+//! The writing side gathers bytes and hands them on in chunks; a descriptor goes with, or before, the chunk in which
+//! its number stands. The reading side takes every number it meets for a claim by a stranger.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    RestoreError, SaveError,
+    codec::{self, NotRead, Scalar},
+};
+
+/// The most bytes that one call of [`Sink::send`] is given.
+pub(crate) const CHUNK: usize = 256 * 1024;
+
+/// The most descriptors that one call of [`Sink::send`] is given: the kernel's limit for one message, unix(7).
+pub(crate) const DESCRIPTORS: usize = 253;
+
+/// How deep values may lie in each other. A state that is deeper is refused, by both sides, before a stack overflows.
+pub(crate) const DEPTH: usize = 128;
+
+/// Elements that take no bytes and so could be claimed without end.
+const EMPTY_ELEMENTS: u64 = 64 * 1024;
+
+/// What a leaf of serde's gathers before it goes on as one piece.
+const PIECE: usize = 64 * 1024;
+
+/// Where a [`Saver`] sends to.
+pub(crate) trait Sink {
+    /// Sends all of `bytes` (at least one, at most [`CHUNK`]) together with `fds` (at most [`DESCRIPTORS`]).
+    fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()>;
+}
+
+/// Where a [`Restorer`] receives from.
+pub(crate) trait Source {
+    /// Appends what has arrived and says how many bytes; 0 is the end. Waits only while there is nothing at all.
+    fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize>;
+}
+
+/// What a [`Restorer`] takes before it gives up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How deep values may lie in each other.
+    pub(crate) depth: usize,
+    /// How many bytes there may be in all.
+    pub(crate) bytes: u64,
+    /// How many bytes the old process said there will be, if the caller is ready to make room for a few times as many
+    /// at once.
+    pub(crate) announced: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: DEPTH, bytes: u64::MAX, announced: None }
+    }
+}
+
+/// Takes values on the way to the new process. Only generated code calls it.
+pub struct Saver<'a> {
+    buffer: Vec<u8>,
+    descriptors: Vec<BorrowedFd<'a>>,
+    next_descriptor: u64,
+    /// Absent where everything is to stay in `buffer`; then there can be no descriptors.
+    sink: Option<&'a mut (dyn Sink + 'a)>,
+    depth: usize,
+}
+
+impl<'a> Saver<'a> {
+    pub(crate) fn new(sink: &'a mut (dyn Sink + 'a)) -> Self {
+        Self {
+            buffer: Vec::with_capacity(CHUNK),
+            descriptors: Vec::new(),
+            next_descriptor: 0,
+            sink: Some(sink),
+            depth: 0,
+        }
+    }
+
+    /// Keeps everything; [`into_bytes`](Self::into_bytes) gives it back.
+    pub(crate) fn in_memory() -> Self {
+        Self { buffer: Vec::new(), descriptors: Vec::new(), next_descriptor: 0, sink: None, depth: 0 }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Sends what is left. Without it, the end is missing.
+    pub(crate) fn finish(mut self) -> Result<(), SaveError> {
+        self.flush()
+    }
+
+    #[cold]
+    fn flush(&mut self) -> Result<(), SaveError> {
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        if self.buffer.is_empty() {
+            debug_assert!(self.descriptors.is_empty(), "a descriptor is followed by its number");
+            return Ok(());
+        }
+        sink.send(&self.buffer, &self.descriptors)
+            .map_err(|error| SaveError::io("sending to the new process failed", error))?;
+        self.buffer.clear();
+        self.descriptors.clear();
+        Ok(())
+    }
+
+    /// Makes room for `more` bytes in a chunk.
+    #[inline(always)]
+    fn room(&mut self, more: usize) -> Result<(), SaveError> {
+        if self.buffer.len() + more > CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    pub(super) fn scalar<T: Scalar>(&mut self, value: T) -> Result<(), SaveError> {
+        // The longest is a 128-bit integer behind a byte that says so.
+        self.room(17)?;
+        codec::put(value, &mut self.buffer).map_err(SaveError::new)
+    }
+
+    #[inline]
+    pub(super) fn length(&mut self, length: usize) -> Result<(), SaveError> {
+        self.scalar(length as u64)
+    }
+
+    #[inline]
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        if self.sink.is_some() && self.buffer.len() + bytes.len() > CHUNK {
+            return self.long(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Whole chunks go from where they lie, without a copy.
+    #[cold]
+    fn long(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        let (first, rest) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
+        self.buffer.extend_from_slice(first);
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.flush()?;
+        let chunks = rest.chunks_exact(CHUNK);
+        self.buffer.extend_from_slice(chunks.remainder());
+        if let Some(sink) = &mut self.sink {
+            for chunk in chunks {
+                sink.send(chunk, &[]).map_err(|error| SaveError::io("sending to the new process failed", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fixed-width numbers, as they lie in memory on the machines that flip runs on.
+    #[inline]
+    pub(super) fn packed<const SIZE: usize, T: Copy>(
+        &mut self,
+        items: &[T],
+        bytes_of: fn(T) -> [u8; SIZE],
+    ) -> Result<(), SaveError> {
+        for items in items.chunks(CHUNK / SIZE) {
+            self.room(items.len() * SIZE)?;
+            let start = self.buffer.len();
+            self.buffer.resize(start + items.len() * SIZE, 0);
+            let (places, _) = self.buffer[start..].as_chunks_mut::<SIZE>();
+            for (place, &item) in places.iter_mut().zip(items) {
+                *place = bytes_of(item);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> Result<(), SaveError> {
+        self.length(text.len())?;
+        self.bytes(text.as_bytes())
+    }
+
+    /// The descriptor itself goes beside the bytes; among them stands only its number.
+    pub(super) fn descriptor(&mut self, descriptor: BorrowedFd<'a>) -> Result<(), SaveError> {
+        if self.sink.is_none() {
+            return Err(SaveError::new("a descriptor cannot travel in a call or its answer"));
+        }
+        if self.descriptors.len() == DESCRIPTORS {
+            self.flush()?;
+        }
+        self.descriptors.push(descriptor);
+        let number = self.next_descriptor;
+        self.next_descriptor += 1;
+        self.scalar(number)
+    }
+
+    /// A value that only serde can write: pieces, each behind its length and whether another follows.
+    pub(super) fn leaf<T: Serialize>(&mut self, value: &T) -> Result<(), SaveError> {
+        let depth = DEPTH - self.depth;
+        let mut pieces = Pieces { out: self, held: Vec::new(), failed: None };
+        let written = codec::put_named(value, &mut pieces, depth);
+        let Pieces { out, held, failed } = pieces;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        written.map_err(SaveError::new)?;
+        out.scalar((held.len() as u64) << 1)?;
+        out.bytes(&held)
+    }
+
+    /// The number of an enum's variant.
+    #[doc(hidden)]
+    #[inline]
+    pub fn variant(&mut self, number: u32) -> Result<(), SaveError> {
+        self.scalar(number)
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn enter(&mut self) -> Result<(), SaveError> {
+        if self.depth == DEPTH {
+            return Err(SaveError::new(format!("values lie more than {DEPTH} deep in each other")));
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn leave(&mut self) {
+        self.depth -= 1;
+    }
+}
+
+struct Pieces<'s, 'a> {
+    out: &'s mut Saver<'a>,
+    held: Vec<u8>,
+    /// The codec keeps only the text of an error; the error itself waits here.
+    failed: Option<SaveError>,
+}
+
+impl Write for Pieces<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.held.len() + bytes.len() > PIECE && !self.held.is_empty() {
+            let header = (self.held.len() as u64) << 1 | 1;
+            if let Err(error) = self.out.scalar(header).and_then(|()| self.out.bytes(&self.held)) {
+                self.failed = Some(error);
+                return Err(io::ErrorKind::Other.into());
+            }
+            self.held.clear();
+        }
+        self.held.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Gives values as they come from the old process. Only generated code calls it.
+pub struct Restorer<'a> {
+    buffer: Vec<u8>,
+    position: usize,
+    /// How many bytes went before those in `buffer`.
+    passed: u64,
+    descriptors: VecDeque<OwnedFd>,
+    next_descriptor: u64,
+    /// Absent where everything is in `buffer` from the start.
+    source: Option<&'a mut (dyn Source + 'a)>,
+    limits: Limits,
+    depth: usize,
+    empty_elements: u64,
+}
+
+impl<'a> Restorer<'a> {
+    #[allow(dead_code)]
+    pub(crate) fn new(source: &'a mut (dyn Source + 'a), limits: Limits) -> Self {
+        Self { source: Some(source), ..Self::from_bytes(Vec::new(), limits) }
+    }
+
+    pub(crate) fn from_bytes(bytes: Vec<u8>, limits: Limits) -> Self {
+        Self {
+            buffer: bytes,
+            position: 0,
+            passed: 0,
+            descriptors: VecDeque::new(),
+            next_descriptor: 0,
+            source: None,
+            limits,
+            depth: 0,
+            empty_elements: 0,
+        }
+    }
+
+    /// Nothing may be left that nobody asked for: it would have been meant for somebody.
+    pub(crate) fn finish(self) -> Result<(), RestoreError> {
+        match (self.rest().len(), self.descriptors.len()) {
+            (0, 0) => Ok(()),
+            (bytes, 0) => Err(RestoreError::new(format!("{bytes} bytes are left over"))),
+            (_, descriptors) => Err(RestoreError::new(format!("{descriptors} descriptors are left over"))),
+        }
+    }
+
+    #[inline]
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.position..]
+    }
+
+    /// How many bytes have been used up.
+    #[inline]
+    pub(super) fn consumed(&self) -> u64 {
+        self.passed + self.position as u64
+    }
+
+    /// Waits for at least one byte more.
+    #[cold]
+    fn receive(&mut self) -> Result<(), RestoreError> {
+        let Some(source) = &mut self.source else { return Err(ended()) };
+        self.buffer.drain(..self.position);
+        self.passed += self.position as u64;
+        self.position = 0;
+        let before = self.buffer.len();
+        source
+            .receive(&mut self.buffer, &mut self.descriptors)
+            .map_err(|error| RestoreError::io("receiving from the old process failed", error))?;
+        if self.buffer.len() == before {
+            return Err(ended());
+        }
+        if self.passed + self.buffer.len() as u64 > self.limits.bytes {
+            return Err(RestoreError::new(format!("there are more than {} bytes", self.limits.bytes)));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(super) fn scalar<T: Scalar>(&mut self) -> Result<T, RestoreError> {
+        loop {
+            match codec::take(self.rest()) {
+                Ok((value, used)) => {
+                    self.position += used;
+                    return Ok(value);
+                }
+                // Only as much as the value needs is waited for: after the last one nothing may ever come.
+                Err(NotRead::Short) => self.receive()?,
+                Err(NotRead::Malformed(why)) => return Err(RestoreError::new(why)),
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn length(&mut self) -> Result<usize, RestoreError> {
+        let length: u64 = self.scalar()?;
+        usize::try_from(length).map_err(|_| RestoreError::new(format!("a length of {length} is impossible")))
+    }
+
+    /// How many elements to make room for at once where `claimed` are announced: a claim is believed as far as the
+    /// bytes that came, or that the caller knows will come, could bear it out; the rest grows as it arrives.
+    #[inline]
+    pub(super) fn capacity<T>(&self, claimed: usize) -> usize {
+        let seen = self.passed + self.buffer.len() as u64;
+        let known = self.limits.announced.map_or(seen, |announced| announced.max(seen));
+        let room = usize::try_from(known).unwrap_or(usize::MAX).saturating_mul(4);
+        claimed.min(room / size_of::<T>().max(1))
+    }
+
+    /// Counts an element that took no bytes since `before`; a length alone could claim any number of them.
+    #[inline]
+    pub(super) fn element_since(&mut self, before: u64) -> Result<(), RestoreError> {
+        if self.consumed() == before {
+            self.empty_elements += 1;
+            if self.empty_elements > EMPTY_ELEMENTS + before {
+                return Err(RestoreError::new("more empty elements are claimed than flip takes"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives `length` bytes in one or several parts, as they are there.
+    fn parts(&mut self, mut length: usize, mut take: impl FnMut(&[u8])) -> Result<(), RestoreError> {
+        while length > 0 {
+            if self.rest().is_empty() {
+                self.receive()?;
+            }
+            let part = length.min(self.rest().len());
+            take(&self.rest()[..part]);
+            self.position += part;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
+        let mut bytes = Vec::with_capacity(self.capacity::<u8>(length));
+        self.parts(length, |part| bytes.extend_from_slice(part))?;
+        Ok(bytes)
+    }
+
+    #[inline]
+    pub(super) fn exact<const SIZE: usize>(&mut self) -> Result<[u8; SIZE], RestoreError> {
+        loop {
+            if let Some(bytes) = self.rest().first_chunk::<SIZE>() {
+                let bytes = *bytes;
+                self.position += SIZE;
+                return Ok(bytes);
+            }
+            self.receive()?;
+        }
+    }
+
+    /// What [`Saver::packed`] wrote.
+    #[inline]
+    pub(super) fn packed<const SIZE: usize, T>(
+        &mut self,
+        length: usize,
+        from_bytes: fn([u8; SIZE]) -> T,
+    ) -> Result<Vec<T>, RestoreError> {
+        let mut items = Vec::with_capacity(self.capacity::<T>(length));
+        while items.len() < length {
+            let (places, _) = self.rest().as_chunks::<SIZE>();
+            let places = &places[..places.len().min(length - items.len())];
+            let used = places.len() * SIZE;
+            items.extend(places.iter().map(|&place| from_bytes(place)));
+            self.position += used;
+            if used == 0 {
+                self.receive()?;
+            }
+        }
+        Ok(items)
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, RestoreError> {
+        let length = self.length()?;
+        // As a rule it lies there whole, and is looked at before it is copied.
+        if let Some(bytes) = self.rest().get(..length) {
+            let text = str::from_utf8(bytes).map_err(not_utf8)?.to_owned();
+            self.position += length;
+            return Ok(text);
+        }
+        String::from_utf8(self.bytes(length)?).map_err(|error| not_utf8(error.utf8_error()))
+    }
+
+    pub(super) fn descriptor(&mut self) -> Result<OwnedFd, RestoreError> {
+        let number: u64 = self.scalar()?;
+        if number != self.next_descriptor {
+            return Err(RestoreError::new(format!(
+                "descriptor {number} stands where {} belongs",
+                self.next_descriptor
+            )));
+        }
+        self.next_descriptor += 1;
+        self.descriptors.pop_front().ok_or_else(|| RestoreError::new(format!("descriptor {number} did not arrive")))
+    }
+
+    /// What [`Saver::leaf`] wrote.
+    pub(super) fn leaf<T: DeserializeOwned>(&mut self) -> Result<T, RestoreError> {
+        let depth = self.limits.depth.saturating_sub(self.depth);
+        let header: u64 = self.scalar()?;
+        let length = usize::try_from(header >> 1).unwrap_or(usize::MAX);
+        if header & 1 == 0
+            && let Some(mut bytes) = self.rest().get(..length)
+        {
+            let value = codec::take_named(&mut bytes, depth).map_err(RestoreError::new)?;
+            let left = bytes.len();
+            self.position += length;
+            return if left == 0 { Ok(value) } else { Err(leaf_goes_on()) };
+        }
+        let mut joined = Joined { input: self, left: length, more: header & 1 == 1, failed: None };
+        let value = codec::take_named(&mut joined, depth);
+        let Joined { left, more, failed, .. } = joined;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let value = value.map_err(RestoreError::new)?;
+        if left > 0 || more { Err(leaf_goes_on()) } else { Ok(value) }
+    }
+
+    /// The number of an enum's variant.
+    #[doc(hidden)]
+    #[inline]
+    pub fn variant(&mut self) -> Result<u32, RestoreError> {
+        self.scalar()
+    }
+
+    /// Says that no variant has this number.
+    #[doc(hidden)]
+    #[cold]
+    pub fn no_variant<T>(&self, number: u32) -> RestoreError {
+        RestoreError::new(format!("{} has no variant {number}", std::any::type_name::<T>()))
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn enter(&mut self) -> Result<(), RestoreError> {
+        if self.depth >= self.limits.depth {
+            return Err(RestoreError::new(format!("values lie more than {} deep in each other", self.limits.depth)));
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn leave(&mut self) {
+        self.depth -= 1;
+    }
+}
+
+#[cold]
+fn ended() -> RestoreError {
+    RestoreError::new("the bytes end inside it")
+}
+
+#[cold]
+fn leaf_goes_on() -> RestoreError {
+    RestoreError::new("bytes are left over")
+}
+
+#[cold]
+fn not_utf8(error: std::str::Utf8Error) -> RestoreError {
+    RestoreError::new(format!("text that is not text: {error}"))
+}
+
+struct Joined<'s, 'a> {
+    input: &'s mut Restorer<'a>,
+    left: usize,
+    more: bool,
+    failed: Option<RestoreError>,
+}
+
+impl Joined<'_, '_> {
+    fn advance(&mut self) -> Result<(), RestoreError> {
+        while self.left == 0 && self.more {
+            let header: u64 = self.input.scalar()?;
+            self.left = usize::try_from(header >> 1).unwrap_or(usize::MAX);
+            self.more = header & 1 == 1;
+        }
+        if self.left > 0 && self.input.rest().is_empty() {
+            self.input.receive()?;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Joined<'_, '_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if let Err(error) = self.advance() {
+            self.failed = Some(error);
+            return Err(io::ErrorKind::Other.into());
+        }
+        let part = into.len().min(self.left).min(self.input.rest().len());
+        into[..part].copy_from_slice(&self.input.rest()[..part]);
+        self.input.position += part;
+        self.left -= part;
+        Ok(part)
+    }
+}
