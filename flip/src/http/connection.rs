@@ -1,0 +1,334 @@
+//! Drives one connection: from rest to rest, and in the end to a close that destroys nothing.
+
+use std::error::Error as StdError;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, Response};
+use event_listener::{EventListener, Listener};
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use tower_service::Service;
+
+use super::gate::{Bell, Gate, State};
+use super::sealed::{Peer, Transport};
+use super::service::Tracked;
+use super::{Lease, Options};
+use crate::pass::Passed;
+use crate::phase::Phase;
+use crate::shared::Shared;
+
+/// A connection between two requests: all that there is to it.
+pub(super) struct Resting<I> {
+    pub(super) io: I,
+    /// What was read and not parsed; the socket's bytes come after it.
+    pub(super) unread: Bytes,
+    /// It had an answer before, so its client knows that it may be closed at any time.
+    pub(super) kept: bool,
+    pub(super) lease: Lease,
+}
+
+impl<I> Resting<I> {
+    pub(super) fn fresh(io: I, lease: Lease) -> Resting<I> {
+        Resting { io, unread: Bytes::new(), kept: false, lease }
+    }
+}
+
+/// Serves a connection until it is closed, upgraded or cut.
+pub(super) async fn drive<I, S, P, B>(
+    mut resting: Resting<I>,
+    mut service: TowerToHyperService<S>,
+    mut peer: P,
+    listener: Arc<str>,
+    shared: Arc<Shared>,
+    options: Options,
+) where
+    I: Transport,
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    P: Peer,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let mut watch = Watch::new();
+    loop {
+        let mut connection = Connection::new(resting, service, peer, &shared, &watch);
+        let stop = std::future::poll_fn(|cx| connection.poll(cx, &mut watch, options)).await;
+        match stop {
+            Stop::Done => {
+                if let Some(io) = connection.into_lingering() {
+                    linger(io, &shared, options.linger).await;
+                }
+                return;
+            }
+            Stop::Failed(error) => {
+                tracing::trace!(%error, "connection failed");
+                return;
+            }
+            Stop::Cut => return,
+            Stop::Pass => {
+                let Some((resting, ..)) = connection.take_apart() else { return };
+                pass(resting, &listener, &shared);
+                return;
+            }
+            Stop::Idle => {
+                let Some(rest) = connection.take_apart() else { return };
+                (resting, service, peer) = rest;
+                if resting.unread.is_empty() && !has_more(&resting.io) {
+                    close(resting, &shared, options.linger).await;
+                    return;
+                }
+            }
+            #[cfg(test)]
+            Stop::Rebuild => {
+                let Some(rest) = connection.take_apart() else { return };
+                (resting, service, peer) = rest;
+            }
+        }
+    }
+}
+
+/// Hands a connection to the process that owns the service now.
+fn pass<I: Transport>(resting: Resting<I>, listener: &str, shared: &Shared) {
+    let Resting { io, unread, kept, lease } = resting;
+    let (Some(passer), Ok(socket)) = (shared.passer.get(), io.into_socket()) else { return };
+    passer.pass(listener, Passed { socket, unread: unread.into(), kept }, Box::new(lease));
+}
+
+/// Why a connection is no longer polled.
+enum Stop {
+    /// hyper is done with it.
+    Done,
+    /// So is hyper, and nothing can be said to the peer any more.
+    Failed(hyper::Error),
+    /// It rested for longer than its grace.
+    Idle,
+    /// The time is up.
+    Cut,
+    /// It rests, and the new process takes it from here.
+    Pass,
+    #[cfg(test)]
+    Rebuild,
+}
+
+/// hyper's connection with what flip knows about it.
+struct Connection<I, S, P>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Tracked<S, P>: hyper::service::HttpService<hyper::body::Incoming>,
+{
+    hyper: UpgradeableConnection<TokioIo<Gate<I>>, Tracked<S, P>>,
+    state: Arc<State>,
+    /// Until when it may rest. Only a leaving process has one.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl<I, S, P, B> Connection<I, S, P>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    P: Peer,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    fn new(resting: Resting<I>, service: TowerToHyperService<S>, peer: P, shared: &Arc<Shared>, watch: &Watch) -> Self {
+        let state = Arc::new(State::new(Arc::clone(shared), resting.kept, Arc::clone(&watch.bell)));
+        let gate = Gate::new(resting.io, resting.unread, Arc::clone(&state), resting.lease);
+        let tracked = Tracked::new(service, peer, Arc::clone(&state));
+        // `pipeline_flush` stays off: with it hyper would not flush between two pipelined requests, where the gate holds.
+        let hyper = http1::Builder::new().serve_connection(TokioIo::new(gate), tracked).with_upgrades();
+        Connection { hyper, state, patience: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, watch: &mut Watch, options: Options) -> Poll<Stop> {
+        let state = &self.state;
+        // Before hyper is polled: a change that comes later wakes this task again.
+        let phase = watch.phase(&state.shared, cx);
+        if phase >= Phase::Cut {
+            return Poll::Ready(Stop::Cut);
+        }
+        // Whoever freezes waits until nobody is in here: what was read by then is dispatched, and counts as running.
+        let pass = state.shared.dispatching.enter();
+        let passing = state.shared.passing().is_some();
+        let still = matches!(phase, Phase::Starting | Phase::Frozen) || (pass.is_none() && !phase.is_leaving());
+        state.set_held(still || passing);
+        let unsettled = state.is_unsettled();
+        if let Poll::Ready(result) = Pin::new(&mut self.hyper).poll(cx) {
+            return Poll::Ready(result.map_or_else(Stop::Failed, |()| Stop::Done));
+        }
+        if unsettled {
+            state.settle();
+        }
+        drop(pass);
+        if passing && state.at_rest() {
+            return Poll::Ready(Stop::Pass);
+        }
+        #[cfg(test)]
+        if let Some(count) = options.rebuilt
+            && phase == Phase::Frozen
+            && state.at_rest()
+            && !watch.rebuilt
+        {
+            watch.rebuilt = true;
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            return Poll::Ready(Stop::Rebuild);
+        }
+        if !phase.is_leaving() {
+            return Poll::Pending;
+        }
+        if !state.is_kept() || !state.at_rest() || state.has_unread() {
+            self.patience = None;
+            return Poll::Pending;
+        }
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + jittered(options.grace))));
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Stop::Idle)
+    }
+
+    /// The connection at rest, as its parts: what is sent to another process, or put together again here. `None` where
+    /// hyper holds more than bytes that it has not parsed; then it is lost, so ask [`State::at_rest`] before.
+    fn take_apart(self) -> Option<(Resting<I>, TowerToHyperService<S>, P)> {
+        if !self.state.at_rest() {
+            return None;
+        }
+        let kept = self.state.is_kept();
+        let parts = self.hyper.into_parts()?;
+        let (io, rest, lease) = parts.io.into_inner().into_parts();
+        let unread = match (parts.read_buf.is_empty(), rest.is_empty()) {
+            (true, _) => rest,
+            (_, true) => parts.read_buf,
+            // hyper stopped reading in the middle of what an earlier taking apart had left.
+            _ => [parts.read_buf, rest].concat().into(),
+        };
+        let (service, peer) = parts.service.into_parts();
+        Some((Resting { io, unread, kept, lease }, service, peer))
+    }
+
+    /// The socket of a connection that hyper has closed, where closing it wholly might destroy the last answer.
+    fn into_lingering(self) -> Option<(I, Lease)> {
+        let state = self.state;
+        let may_have_more = state.shared.phase.get().is_leaving() || state.has_unread() || state.has_unread_body();
+        if !state.is_shut() || state.has_seen_end() || !may_have_more {
+            return None;
+        }
+        // An upgraded connection is somebody else's.
+        let (io, _, lease) = self.hyper.into_parts()?.io.into_inner().into_parts();
+        Some((io, lease))
+    }
+}
+
+/// Watches the phase for one task, at the price of two loads a poll.
+struct Watch {
+    bell: Arc<Bell>,
+    /// The bell as the listener knows it.
+    rope: Waker,
+    task: Waker,
+    changed: Option<EventListener>,
+    #[cfg(test)]
+    rebuilt: bool,
+}
+
+impl Watch {
+    fn new() -> Watch {
+        let bell = Arc::new(Bell::new());
+        Watch {
+            rope: Waker::from(Arc::clone(&bell)),
+            bell,
+            task: Waker::noop().clone(),
+            changed: None,
+            #[cfg(test)]
+            rebuilt: false,
+        }
+    }
+
+    /// The phase now; what it changes to later wakes this task.
+    fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
+        if !self.task.will_wake(cx.waker()) {
+            self.task.clone_from(cx.waker());
+            self.bell.set_task(cx.waker());
+        }
+        while self.bell.has_rung() {
+            self.discard();
+            let mut changed = shared.phase.listen();
+            if Pin::new(&mut changed).poll(&mut Context::from_waker(&self.rope)).is_ready() {
+                self.bell.ring();
+            }
+            self.changed = Some(changed);
+            #[cfg(test)]
+            {
+                self.rebuilt = false;
+            }
+        }
+        shared.phase.get()
+    }
+
+    /// Everybody was notified, so nobody needs the notification of a listener that was not looked at. Dropped as it is,
+    /// it would pass it on to the next one: to the one that takes its place, in turns without end.
+    fn discard(&mut self) {
+        if let Some(changed) = self.changed.take() {
+            changed.discard();
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+/// Up to a fifth shorter or longer, so that the clients of one process do not all come back in the same moment.
+fn jittered(grace: Duration) -> Duration {
+    // The standard library's only source of chance: each state is keyed anew.
+    let chance = RandomState::new().hash_one(0) as u32;
+    grace.mul_f64(0.8 + 0.4 * f64::from(chance) / f64::from(u32::MAX))
+}
+
+/// Whether the socket holds unread bytes now. It asks the kernel: what tokio knows may be older than the bytes.
+fn has_more(io: &impl AsFd) -> bool {
+    let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    recv(io.as_fd().as_raw_fd(), &mut [0], peek).is_ok_and(|n| n > 0)
+}
+
+async fn close<I: AsyncRead + AsyncWrite + Unpin>(resting: Resting<I>, shared: &Shared, limit: Duration) {
+    let Resting { mut io, lease, .. } = resting;
+    // Where it fails the peer is gone already, and lingering sees that.
+    let _ = std::future::poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+    linger((io, lease), shared, limit).await;
+}
+
+/// Reads on after this side was closed, until the peer closes its own: the kernel answers bytes that nobody reads with a
+/// reset, and a reset destroys what the peer has not yet read.
+async fn linger<I: AsyncRead + Unpin>((mut io, _lease): (I, Lease), shared: &Shared, limit: Duration) {
+    let end = std::future::poll_fn(|cx| {
+        loop {
+            let mut room = [const { MaybeUninit::uninit() }; 4096];
+            let mut buf = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                Ok(()) => return Poll::Ready(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    });
+    tokio::select! {
+        () = end => {}
+        () = tokio::time::sleep(limit) => {}
+        _ = shared.phase.until(|phase| phase >= Phase::Cut) => {}
+    }
+}

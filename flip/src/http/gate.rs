@@ -1,0 +1,309 @@
+//! What lies between hyper and the socket: decides when hyper may read and when an answer counts as flushed.
+//!
+//! Two facts about hyper's HTTP/1 make a connection stop between two requests with nothing lost. Both are how it
+//! behaves and not what it promises, so the tests hold them:
+//!
+//! - it takes bytes from its read buffer for a head only when the head is whole; so while it waits for more of it, nothing
+//!   is lost with hyper itself;
+//! - after an answer it asks the transport to flush, and turns to the next head, which a client may have pipelined, only
+//!   once that flush is done.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use axum::body::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Lease;
+use crate::shared::Shared;
+
+/// What the gate, the service and the driver of one connection know together.
+///
+/// All but `body` is read and written by the connection's task alone, which is why it is relaxed.
+pub(super) struct State {
+    pub(super) shared: Arc<Shared>,
+    /// A request was dispatched and its answer has not ended.
+    answering: AtomicBool,
+    /// That answer, or its end, has not been flushed.
+    owed: AtomicBool,
+    /// hyper will close the connection after this answer, or has given it away.
+    closing: AtomicBool,
+    /// It had an answer before.
+    kept: AtomicBool,
+    /// How far the request's body is.
+    body: AtomicU8,
+    /// hyper may hold bytes that it has not parsed.
+    unread: AtomicBool,
+    /// Nothing written waits for a flush.
+    flushed: AtomicBool,
+    /// No request is to be read.
+    still: AtomicBool,
+    /// hyper waits for a flush that is done.
+    held: AtomicBool,
+    /// This side was closed.
+    shut: AtomicBool,
+    /// The other side was closed.
+    eof: AtomicBool,
+    bell: Arc<Bell>,
+}
+
+/// There is none, or it was read to its end.
+const READ: u8 = 0;
+/// The handler has it.
+const OPEN: u8 = 1;
+/// It was dropped before its end. hyper reads the rest if that is already there, and otherwise closes.
+const DROPPED: u8 = 2;
+
+impl State {
+    pub(super) fn new(shared: Arc<Shared>, kept: bool, bell: Arc<Bell>) -> State {
+        State {
+            shared,
+            answering: AtomicBool::new(false),
+            owed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            kept: AtomicBool::new(kept),
+            body: AtomicU8::new(READ),
+            unread: AtomicBool::new(false),
+            flushed: AtomicBool::new(true),
+            still: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
+            eof: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// Whether requests have to wait now.
+    pub(super) fn is_held(&self) -> bool {
+        get(&self.still)
+    }
+
+    /// Says so for one poll of the connection.
+    pub(super) fn set_held(&self, held: bool) {
+        set(&self.still, held);
+    }
+
+    /// hyper has parsed a request.
+    pub(super) fn begin(&self, has_body: bool) {
+        set(&self.answering, true);
+        set(&self.owed, true);
+        set(&self.closing, false);
+        self.body.store(if has_body { OPEN } else { READ }, Ordering::Release);
+    }
+
+    /// hyper has an answer's head.
+    pub(super) fn answer(&self, closing: bool) {
+        set(&self.closing, closing);
+    }
+
+    /// hyper has the whole answer, though not yet flushed.
+    pub(super) fn end(&self) {
+        set(&self.answering, false);
+        set(&self.kept, true);
+    }
+
+    pub(super) fn body_read(&self) {
+        self.body.store(READ, Ordering::Release);
+    }
+
+    pub(super) fn body_dropped(&self) {
+        self.body.store(DROPPED, Ordering::Release);
+        // It may have been dropped after the answer's end, by another task; whether this connection rests is seen anew.
+        self.bell.ring();
+    }
+
+    pub(super) fn is_body_open(&self) -> bool {
+        self.body.load(Ordering::Acquire) == OPEN
+    }
+
+    /// Nothing is left to say about the last request but what hyper does about the body that nobody read.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.body.load(Ordering::Acquire) == DROPPED && !get(&self.answering)
+    }
+
+    /// hyper has looked at that body after it was dropped and did not close, so it has read all of it.
+    pub(super) fn settle(&self) {
+        if get(&self.flushed) {
+            self.body.store(READ, Ordering::Release);
+        }
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        get(&self.kept)
+    }
+
+    /// hyper may hold some of the next request. It is exact whenever a handler runs without a body: hyper then watches
+    /// for the end of the connection, but only while its buffer is empty.
+    pub(super) fn has_unread(&self) -> bool {
+        get(&self.unread)
+    }
+
+    pub(super) fn has_seen_end(&self) -> bool {
+        get(&self.eof)
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        get(&self.shut)
+    }
+
+    pub(super) fn has_unread_body(&self) -> bool {
+        self.body.load(Ordering::Acquire) != READ
+    }
+
+    fn is_between(&self) -> bool {
+        !get(&self.answering) && !get(&self.closing) && self.body.load(Ordering::Acquire) == READ
+    }
+
+    /// hyper holds nothing but bytes that it has not parsed.
+    pub(super) fn at_rest(&self) -> bool {
+        self.is_between() && (get(&self.flushed) || get(&self.held)) && !get(&self.shut)
+    }
+}
+
+/// Wakes a connection's task, and tells it that it was this and not the socket: a listener for the phase is spent by its
+/// first notification, which may be a spurious one, and looking at it takes a lock that all connections share.
+pub(super) struct Bell {
+    rung: AtomicBool,
+    task: Mutex<Waker>,
+}
+
+impl Bell {
+    /// One that has rung.
+    pub(super) fn new() -> Bell {
+        Bell { rung: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) }
+    }
+
+    pub(super) fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.task().wake_by_ref();
+    }
+
+    /// Whether it has rung since the last time.
+    pub(super) fn has_rung(&self) -> bool {
+        // Nearly always it has not, and then nothing is written.
+        self.rung.load(Ordering::Acquire) && self.rung.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn set_task(&self, task: &Waker) {
+        self.task().clone_from(task);
+    }
+
+    fn task(&self) -> MutexGuard<'_, Waker> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+fn get(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Relaxed)
+}
+
+fn set(flag: &AtomicBool, to: bool) {
+    flag.store(to, Ordering::Relaxed);
+}
+
+/// The transport that hyper sees.
+pub(super) struct Gate<I> {
+    io: I,
+    /// What was read before this connection was put together; it comes before the socket's bytes.
+    unread: Bytes,
+    state: Arc<State>,
+    // Here, because the transport of an upgraded connection outlives everything else.
+    lease: Lease,
+}
+
+impl<I> Gate<I> {
+    pub(super) fn new(io: I, unread: Bytes, state: Arc<State>, lease: Lease) -> Gate<I> {
+        Gate { io, unread, state, lease }
+    }
+
+    pub(super) fn into_parts(self) -> (I, Bytes, Lease) {
+        (self.io, self.unread, self.lease)
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        let state = &*gate.state;
+        if get(&state.answering) {
+            // For a body and for the connection's end hyper reads only when its buffer is empty.
+            set(&state.unread, false);
+        }
+        // A body that is being read goes on, and so does whatever ends the connection. Nobody is asked to wake this
+        // task here: the driver is, by every change of the phase.
+        if state.is_held() && state.body.load(Ordering::Acquire) == READ && !get(&state.closing) {
+            return Poll::Pending;
+        }
+        if !gate.unread.is_empty() {
+            let n = gate.unread.len().min(buf.remaining());
+            buf.put_slice(&gate.unread.split_to(n));
+            set(&state.unread, true);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut gate.io).poll_read(cx, buf))?;
+        let read = buf.filled().len() > before;
+        set(if read { &state.unread } else { &state.eof }, true);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Gate<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        set(&gate.state.flushed, false);
+        Pin::new(&mut gate.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        set(&gate.state.flushed, false);
+        Pin::new(&mut gate.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        ready!(Pin::new(&mut gate.io).poll_flush(cx))?;
+        let state = &*gate.state;
+        // What hyper answers on its own, to a head that is none, is not held: it closes after that.
+        if get(&state.owed) && state.is_between() {
+            if state.is_held() {
+                // All is flushed. Saying so would let hyper parse the next request.
+                set(&state.held, true);
+                return Poll::Pending;
+            }
+            set(&state.owed, false);
+        }
+        set(&state.held, false);
+        set(&state.flushed, true);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        ready!(Pin::new(&mut gate.io).poll_shutdown(cx))?;
+        set(&gate.state.shut, true);
+        Poll::Ready(Ok(()))
+    }
+}

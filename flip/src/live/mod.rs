@@ -1,0 +1,360 @@
+//! State that outlives the process.
+
+mod forward;
+mod hold;
+mod registry;
+#[cfg(feature = "axum")]
+mod web;
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use event_listener::{Event, Listener, listener};
+
+use crate::handoff::calls::{Accepts, CallRefused, Calls};
+use crate::handoff::{Apply, Handoff, Limits, Restorer, Schema};
+use crate::shared::{Note, Shared};
+
+pub(crate) use forward::{BUFFER, Forwarder, serve_call};
+pub(crate) use hold::{Hold, Holding};
+pub(crate) use registry::States;
+
+/// State that outlives the process: at every instant one process owns it, and an upgrade hands it over.
+///
+/// A parameter `visits: Live<Visits>` of `main` gets what the old process had under this name, and `Visits::default()`
+/// (or `#[live(init = …)]`) where there is no old process. The handle is cheap to clone; all clones see one content.
+///
+/// ```
+/// use flip::{Handoff, Live};
+///
+/// #[derive(Default, Handoff)]
+/// struct Visits {
+///     total: u64,
+/// }
+///
+/// // Without a running flip, in tests and tools, it is a value that is never handed over.
+/// let visits = Live::new(Visits::default());
+/// let total = visits.update(|v| {
+///     v.total += 1;
+///     v.total
+/// })?;
+/// assert_eq!(total, 1);
+/// assert_eq!(visits.read(|v| v.total)?, 1);
+/// # Ok::<(), flip::HandedOff>(())
+/// ```
+///
+/// # Late binding
+/// In a new process the handle exists at once, and its content arrives at the first touch, or when everything else is
+/// ready. A touch before that waits, and starts the freeze of the old process early; it is logged with its line.
+///
+/// # What it refuses
+/// Types that can be written through a shared reference (atomics, cells, locks): a reader could change them during the
+/// snapshot. See [`Handoff`].
+pub struct Live<T> {
+    cell: Arc<Cell<T>>,
+}
+
+impl<T> Clone for Live<T> {
+    fn clone(&self) -> Self {
+        Live { cell: Arc::clone(&self.cell) }
+    }
+}
+
+impl<T> fmt::Debug for Live<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("name", &self.cell.name).finish_non_exhaustive()
+    }
+}
+
+/// The content belongs to another process now.
+///
+/// Under the feature `axum` it is a response: 503 with `Retry-After: 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state has been handed over to a newer process")]
+#[non_exhaustive]
+pub struct HandedOff;
+
+/// A call did not bring an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The owner died, or this process ended, before an answer came: whether the call was applied is unknown.
+    #[error("the owner of the state is gone; whether the call was applied is unknown")]
+    Lost,
+    /// The call was not applied: the owner does not know it, or it could not be encoded.
+    #[error("the call was not applied: {0}")]
+    Refused(String),
+}
+
+pub(crate) struct Cell<T> {
+    name: Arc<str>,
+    content: RwLock<Option<T>>,
+    /// Notified when the content has arrived.
+    arrived: Event,
+    hold: Arc<Hold>,
+    /// The process that this belongs to; none in tests and tools.
+    shared: Option<Arc<Shared>>,
+    calls: OnceLock<Calls<T>>,
+}
+
+impl<T: Handoff + Send + Sync + 'static> Live<T> {
+    /// State without a running flip, for tests and tools: it is never handed over.
+    pub fn new(value: T) -> Live<T> {
+        Live { cell: Arc::new(Cell::new("", Some(value), Arc::new(Hold::new(Holding::Open)), None)) }
+    }
+
+    /// State of this process; `value` is `None` where it will come from the old one.
+    pub(crate) fn declare(name: &str, value: Option<T>, shared: &Arc<Shared>) -> Live<T> {
+        let cell = Arc::new(Cell::new(name, value, Arc::clone(&shared.hold), Some(Arc::clone(shared))));
+        shared.states.declare(Arc::clone(&cell) as Arc<dyn State>);
+        Live { cell }
+    }
+
+    /// Reads the content. The closure must not wait for anything: writers wait for it.
+    ///
+    /// In a new process the first touch waits until the content has arrived, on this thread.
+    ///
+    /// # Errors
+    /// [`HandedOff`] once another process owns the content.
+    #[track_caller]
+    pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> Result<R, HandedOff> {
+        let caller = Location::caller();
+        loop {
+            let content = self.cell.content.read().unwrap_or_else(PoisonError::into_inner);
+            if self.cell.hold.get() == Holding::Given {
+                return Err(HandedOff);
+            }
+            match &*content {
+                Some(value) => return Ok(read(value)),
+                None => drop(content),
+            }
+            self.cell.wait_for_content(caller);
+        }
+    }
+
+    /// Changes the content. The closure must not wait for anything; inside, the content of *other* states may be
+    /// changed, that of this one not.
+    ///
+    /// While the process is frozen, and in a new process until it serves, this waits on the calling thread.
+    ///
+    /// # Errors
+    /// [`HandedOff`] once another process owns the content: nothing was changed. [`call`](Live::call) works then, too.
+    ///
+    /// # Panics
+    /// When the closure does; what it had changed stays changed.
+    #[track_caller]
+    pub fn update<R>(&self, update: impl FnOnce(&mut T) -> R) -> Result<R, HandedOff> {
+        let caller = Location::caller();
+        loop {
+            let mut content = self.cell.content.write().unwrap_or_else(PoisonError::into_inner);
+            match (self.cell.hold.admits(), &mut *content) {
+                (Holding::Given, _) => return Err(HandedOff),
+                (Holding::Open, Some(value)) => {
+                    let _writing = hold::Writing::enter();
+                    return Ok(update(value));
+                }
+                (_, None) => {
+                    drop(content);
+                    self.cell.wait_for_content(caller);
+                }
+                (Holding::Held, Some(_)) => {
+                    drop(content);
+                    self.cell.hold.wait();
+                }
+            }
+        }
+    }
+
+    /// Applies `op` to the content, wherever it is: here while this process owns it, in the owner afterwards. It waits
+    /// while the process is frozen. The operation is listed on the state, so that every process knows how to apply it.
+    ///
+    /// ```
+    /// use flip::{Apply, Handoff, Live};
+    ///
+    /// #[derive(Default, Handoff)]
+    /// #[handoff(calls(Hit))]
+    /// struct Totals {
+    ///     hits: u64,
+    /// }
+    ///
+    /// #[derive(Handoff)]
+    /// struct Hit;
+    ///
+    /// impl Apply<Hit> for Totals {
+    ///     type Answer = u64;
+    ///     fn apply(&mut self, _: Hit) -> u64 {
+    ///         self.hits += 1;
+    ///         self.hits
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let totals = Live::new(Totals::default());
+    /// assert_eq!(totals.call(Hit).await?, 1);
+    /// # Ok::<(), flip::CallError>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::Lost`]: the outcome is unknown. [`CallError::Refused`]: it was not applied. It is applied at most once.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the operation back: it may have been applied.
+    pub async fn call<Op>(&self, op: Op) -> Result<<T as Apply<Op>>::Answer, CallError>
+    where
+        T: Apply<Op> + Accepts<Op>,
+        Op: Handoff,
+        <T as Apply<Op>>::Answer: Handoff,
+    {
+        let caller = Location::caller();
+        loop {
+            enum Wait {
+                Content,
+                Release,
+                Forward,
+            }
+            let wait = {
+                let mut content = self.cell.content.write().unwrap_or_else(PoisonError::into_inner);
+                match (self.cell.hold.admits(), &mut *content) {
+                    (Holding::Given, _) => Wait::Forward,
+                    (Holding::Open, Some(value)) => {
+                        let _writing = hold::Writing::enter();
+                        return Ok(value.apply(op));
+                    }
+                    (_, None) => Wait::Content,
+                    (Holding::Held, Some(_)) => Wait::Release,
+                }
+            };
+            match wait {
+                Wait::Content => self.cell.content_arrives(caller).await,
+                Wait::Release => self.cell.hold.released().await,
+                Wait::Forward => break,
+            }
+        }
+        let shared = self.cell.shared.as_ref().expect("only the state of a running flip is given away");
+        let bytes = crate::handoff::to_bytes(&op).map_err(|error| CallError::Refused(error.to_string()))?;
+        let answer = shared.forward(&self.cell.name, std::any::type_name::<Op>(), bytes).await?;
+        // It was applied, and the owner's answer is of another version.
+        crate::handoff::from_bytes(&answer).map_err(|_| CallError::Lost)
+    }
+
+    /// Waits until the content is here, without blocking the thread.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped; the content comes all the same.
+    #[track_caller]
+    pub fn ready(&self) -> impl Future<Output = ()> + '_ {
+        self.cell.content_arrives(Location::caller())
+    }
+}
+
+impl<T> Cell<T> {
+    fn new(name: &str, value: Option<T>, hold: Arc<Hold>, shared: Option<Arc<Shared>>) -> Cell<T> {
+        Cell {
+            name: name.into(),
+            content: RwLock::new(value),
+            arrived: Event::new(),
+            hold,
+            shared,
+            calls: OnceLock::new(),
+        }
+    }
+
+    fn has_content(&self) -> bool {
+        self.content.read().unwrap_or_else(PoisonError::into_inner).is_some() || self.hold.get() == Holding::Given
+    }
+
+    fn touch(&self, caller: &Location<'_>) {
+        if let Some(shared) = &self.shared {
+            shared.notes.send(Note::Touched(format!("{} at {caller}", self.name)));
+        }
+    }
+
+    fn wait_for_content(&self, caller: &Location<'_>) {
+        listener!(self.arrived => arrived);
+        if !self.has_content() {
+            self.touch(caller);
+            arrived.wait();
+        }
+    }
+
+    async fn content_arrives(&self, caller: &Location<'_>) {
+        loop {
+            listener!(self.arrived => arrived);
+            if self.has_content() {
+                return;
+            }
+            self.touch(caller);
+            arrived.await;
+        }
+    }
+}
+
+/// A state, whatever its type: what the freeze, the restore and forwarded calls need of it.
+pub(crate) trait State: Send + Sync {
+    fn name(&self) -> &str;
+    fn schema(&self) -> Schema;
+    fn has_content(&self) -> bool;
+    /// Returns when no writer that came before the hold is inside.
+    fn settle(&self);
+    fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String>;
+    fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String>;
+    /// Drops the content; called when the hold says `Given`.
+    fn give_up(&self);
+    /// Applies a forwarded call.
+    ///
+    /// # Errors
+    /// Why it was not applied; nothing where it was, and its answer cannot be sent.
+    fn apply(&self, op: &str, bytes: &[u8]) -> Result<Vec<u8>, Option<String>>;
+}
+
+impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn schema(&self) -> Schema {
+        Schema::of::<T>()
+    }
+
+    fn has_content(&self) -> bool {
+        Cell::has_content(self)
+    }
+
+    fn settle(&self) {
+        drop(self.content.read().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String> {
+        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
+        let value = content.as_ref().expect("an owner has its content");
+        crate::handoff::save(value, sink).map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String> {
+        let mut restorer = Restorer::new(source, Limits::default());
+        let value = crate::handoff::restore(&mut restorer).map_err(|error| format!("{}: {error}", self.name))?;
+        restorer.finish().map_err(|error| format!("{}: {error}", self.name))?;
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        self.arrived.notify(usize::MAX);
+        Ok(())
+    }
+
+    fn give_up(&self) {
+        let value = self.content.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.arrived.notify(usize::MAX);
+        // A panic in a destructor of the user's must not reach the locks above.
+        drop(value);
+    }
+
+    fn apply(&self, op: &str, bytes: &[u8]) -> Result<Vec<u8>, Option<String>> {
+        let calls = self.calls.get_or_init(Calls::of);
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        let value = content.as_mut().ok_or_else(|| Some("the state has not arrived".to_owned()))?;
+        let _writing = hold::Writing::enter();
+        calls.apply(value, op, bytes).map_err(|refused| match refused {
+            CallRefused::Answer(_) => None,
+            refused => Some(refused.to_string()),
+        })
+    }
+}
