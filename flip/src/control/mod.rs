@@ -1,0 +1,1316 @@
+//! The control thread: events in, actions out. It decides nothing (the protocol does), takes no lock of the user's and
+//! runs no code of the user's, so that a handoff, a stop and a report work while every worker is blocked.
+
+mod content;
+mod draining;
+mod link;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+
+use self::content::EARLIER;
+pub(crate) use self::content::Earlier;
+use self::draining::{Sockets, serve_draining};
+use self::link::Link;
+use crate::config::{Ready, Settings};
+use crate::entry;
+use crate::handle::{UpgradeError, Upgraded};
+use crate::listen::{InheritedSocket, Listeners};
+use crate::live::{Forwarder, Holding};
+use crate::log::say;
+use crate::pass::Passer;
+use crate::phase::Phase;
+use crate::protocol::{
+    Action, Content, Deadline, Event, Hello, Message, NoWord, OFFER_FIXED, OLDEST, Offer, OfferedState, Old, Owner,
+    Process, Reason, Refusal, State, VERSION, Waiting, Word, packets,
+};
+use crate::shared::{Note, Reply, Shared, Start};
+use crate::sys::env::Origin;
+use crate::sys::fd::{self, EventFd, Pidfd, PollEntry, SharedWord};
+use crate::sys::signal::{self, Signals};
+use crate::sys::spawn::{Spawn, spawn};
+
+/// How much longer than old the new process waits, so that old's report is the one that is read.
+const LONGER: Duration = Duration::from_secs(1);
+/// Between two tries to wait.
+const AGAIN: Duration = Duration::from_millis(100);
+/// From the cut to the end of the process, whoever blocks.
+const LAST: Duration = Duration::from_secs(1);
+
+impl Word for SharedWord {
+    fn swap(&self, from: Owner, to: Owner) -> Result<(), Owner> {
+        self.compare_exchange(from as u32, to as u32).map_err(Owner::from_raw)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::from_raw(self.load())
+    }
+}
+
+/// What a process is given at its start.
+pub(crate) struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) origin: Origin,
+    pub(crate) signals: Signals,
+    /// The way to the old process, where there is one.
+    pub(crate) channel: Option<OwnedFd>,
+}
+
+/// The process that hands over to this one, until this one owns the service.
+struct Before {
+    link: Link,
+    pid: i32,
+    /// Where none can be had, silence tells.
+    pidfd: Option<Pidfd>,
+    dead: bool,
+    calls: Option<OwnedFd>,
+    passes: Option<OwnedFd>,
+}
+
+/// To send the content, with the generations that drain.
+type Order = Vec<(Earlier, [OwnedFd; EARLIER])>;
+
+/// The process that this one hands over to; after the handoff, the owner.
+struct After {
+    link: Link,
+    pid: Pid,
+    pidfd: Pidfd,
+    /// Waits for the order to send the content.
+    freezer: Option<Sender<Order>>,
+    calls: Option<OwnedFd>,
+    passes: Option<OwnedFd>,
+    /// The owner word, until it goes with the offer.
+    word: Option<OwnedFd>,
+    /// Why it ended, by its own account.
+    words: Option<String>,
+    waiting: Waiting,
+    frozen: Option<Instant>,
+}
+
+/// An earlier generation that drains and answers to this process.
+struct Draining {
+    earlier: Earlier,
+    link: Link,
+    pidfd: Pidfd,
+    calls: OwnedFd,
+    passes: OwnedFd,
+}
+
+impl Draining {
+    fn has_passed_more(&self) -> bool {
+        fd::has_unread(self.passes.as_fd())
+    }
+}
+
+struct Thread {
+    shared: Arc<Shared>,
+    settings: Settings,
+    origin: Origin,
+    signals: Signals,
+    process: Process,
+    word: Option<SharedWord>,
+    before: Option<Before>,
+    after: Option<After>,
+    draining: Vec<Draining>,
+    /// Those that are gone, and passed connections that nobody has taken yet. They go to the new owner with the living.
+    left: Vec<Draining>,
+    /// What came with the content, until this process owns it.
+    arriving: Vec<Draining>,
+    /// The state's deadline, when it passes, and the progress at that time's beginning.
+    deadline: Option<(Deadline, Instant, u64)>,
+    /// Events that actions gave rise to.
+    events: VecDeque<Event>,
+    /// Whose request is being looked at.
+    asking: Option<Reply>,
+    /// Who waits for the end of the upgrade.
+    asked: Vec<Reply>,
+    /// Why the last step failed, for the report.
+    failure: Option<String>,
+    /// The content ended early, and old is not known to be dead.
+    content_ended: Option<String>,
+    attempt: u64,
+    setup_done: bool,
+    /// This process owns the service, and its listeners start when `main` has all of its parameters.
+    starts_late: bool,
+    ready_called: bool,
+    said_polled: bool,
+    main_ended: bool,
+    /// Where the content was touched first, before everything was ready.
+    touched: Option<String>,
+    draining_stop: Option<Arc<EventFd>>,
+    /// The new process was dead when it was found to have taken over.
+    orphaned: bool,
+}
+
+/// Starts the control thread. It runs until the process has nothing left to do.
+pub(crate) fn start(control: Control) -> std::io::Result<()> {
+    let Control { shared, settings, origin, signals, channel } = control;
+    let before = match channel {
+        None => None,
+        Some(channel) => {
+            let mut link = Link::new(channel)?;
+            link.send(
+                &Message::Hello(Hello { oldest: OLDEST, newest: VERSION, flip: env!("CARGO_PKG_VERSION").to_owned() }),
+                vec![],
+            );
+            // Its offer brings one that cannot be mistaken; until then this tells whether there is still somebody to make it.
+            let (pidfd, gone) = match fd::peer(link.socket()) {
+                Ok(pidfd) => (Some(pidfd), false),
+                Err(error) => (None, error.raw_os_error() == Some(Errno::ESRCH as i32)),
+            };
+            Some(Before { link, pid: 0, pidfd, dead: gone, calls: None, passes: None })
+        }
+    };
+    let process = if before.is_some() {
+        Process::successor(settings.supervised, settings.generations)
+    } else {
+        Process::cold(settings.supervised, settings.generations)
+    };
+    let thread = Thread {
+        shared,
+        settings,
+        origin,
+        signals,
+        process,
+        word: None,
+        before,
+        after: None,
+        draining: vec![],
+        left: vec![],
+        arriving: vec![],
+        deadline: None,
+        events: VecDeque::new(),
+        asking: None,
+        asked: vec![],
+        failure: None,
+        content_ended: None,
+        attempt: 0,
+        setup_done: false,
+        starts_late: false,
+        ready_called: false,
+        said_polled: false,
+        main_ended: false,
+        touched: None,
+        draining_stop: None,
+        orphaned: false,
+    };
+    std::thread::Builder::new().name("flip-control".into()).spawn(move || {
+        // Without this thread nothing but SIGKILL would end the process, and nobody would take over from it.
+        if let Err(text) = entry::shielded(|| {
+            thread.run();
+            Ok(())
+        }) {
+            crate::log::print(format_args!("the control thread failed and the process ends: {text}"));
+        }
+        entry::end(1)
+    })?;
+    Ok(())
+}
+
+/// Says why this process is about to end, from whichever thread knows. Where old does not listen, it sees the death.
+pub(crate) fn say_last_words(channel: &OwnedFd, text: String) {
+    for (bytes, _) in packets(&Message::Words(shortened(text)).encode(), 0) {
+        let _ = fd::send(channel.as_fd(), &bytes, &[]);
+    }
+}
+
+/// One packet's worth: what several threads say must not mix.
+fn shortened(mut text: String) -> String {
+    const WORDS: usize = 8 * 1024;
+    if text.len() > WORDS {
+        let end = (0..=WORDS).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// What there is to wait for, in the order of the poll set.
+#[derive(Clone, Copy)]
+enum Source {
+    Notes,
+    Signals,
+    Before,
+    BeforeDeath,
+    After,
+    AfterDeath,
+    Draining(usize),
+    DrainingDeath(usize),
+}
+
+impl Thread {
+    fn run(mut self) {
+        self.arm();
+        if self.before.as_ref().is_some_and(|before| before.dead) {
+            self.step(Event::OldDied);
+        }
+        loop {
+            let ready = match self.wait() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    // poll(2) fails for lack of memory, which may pass.
+                    say!(error, "the control thread cannot wait and tries again: {error}");
+                    std::thread::sleep(AGAIN);
+                    continue;
+                }
+            };
+            // Messages before deaths, so that last words are heard first.
+            for source in ready {
+                self.look_at(source);
+            }
+            self.look_at_the_clock();
+        }
+    }
+
+    fn wait<'link>(&'link self) -> std::io::Result<Vec<Source>> {
+        let mut sources = vec![Source::Notes, Source::Signals];
+        let mut entries =
+            vec![PollEntry::readable(self.shared.notes.bell().as_fd()), PollEntry::readable(self.signals.as_fd())];
+        let mut link = |link: &'link Link, source| {
+            if link.is_open() {
+                sources.push(source);
+                entries.push(PollEntry::readable(link.socket()));
+            }
+            if link.wants_to_write() {
+                sources.push(source);
+                entries.push(PollEntry::writable(link.socket()));
+            }
+        };
+        if let Some(before) = &self.before {
+            link(&before.link, Source::Before);
+        }
+        if let Some(after) = &self.after {
+            link(&after.link, Source::After);
+        }
+        for (index, draining) in self.draining.iter().enumerate() {
+            link(&draining.link, Source::Draining(index));
+        }
+        if let Some(Before { pidfd: Some(pidfd), dead: false, .. }) = &self.before {
+            sources.push(Source::BeforeDeath);
+            entries.push(PollEntry::readable(pidfd.as_fd()));
+        }
+        if let Some(after) = &self.after
+            && !self.shared.phase.get().is_leaving()
+        {
+            sources.push(Source::AfterDeath);
+            entries.push(PollEntry::readable(after.pidfd.as_fd()));
+        }
+        for (index, draining) in self.draining.iter().enumerate() {
+            sources.push(Source::DrainingDeath(index));
+            entries.push(PollEntry::readable(draining.pidfd.as_fd()));
+        }
+        let timeout = self.deadline.map(|(_, at, _)| at.saturating_duration_since(Instant::now()));
+        fd::poll(&mut entries, timeout)?;
+        Ok(sources.into_iter().zip(&entries).filter(|(_, entry)| entry.is_ready()).map(|(source, _)| source).collect())
+    }
+
+    fn look_at(&mut self, source: Source) {
+        match source {
+            Source::Notes => {
+                for note in self.shared.notes.take() {
+                    self.note(note);
+                }
+            }
+            Source::Signals => {
+                while let Some(received) = self.signals.read() {
+                    self.signalled(received.signal, received.from);
+                }
+            }
+            Source::Before => self.hear_before(),
+            Source::After => self.hear_after(),
+            Source::Draining(index) => self.hear_draining(index),
+            Source::BeforeDeath => self.look_whether_old_died(),
+            Source::AfterDeath => self.look_whether_new_died(),
+            Source::DrainingDeath(index) => {
+                // An earlier one may have gone in the same turn; the poll comes again.
+                if self.draining.get(index).is_some_and(|draining| draining.pidfd.is_dead()) {
+                    self.hear_draining(index);
+                    let gone = self.draining.remove(index);
+                    gone.pidfd.reap();
+                    if self.draining.is_empty() {
+                        // Its thread has nobody left to hear, and goes by itself.
+                        self.draining_stop = None;
+                    }
+                    say!(debug, "generation {} (pid {}) is gone", gone.earlier.generation, gone.earlier.pid);
+                    if gone.has_passed_more() {
+                        self.left.push(gone);
+                    }
+                    self.step(Event::DrainingGone);
+                }
+            }
+        }
+    }
+
+    /// The death of the old process, and only after it what follows from it: the end of the content it was sending.
+    fn look_whether_old_died(&mut self) {
+        let is_dead = |pidfd: &Pidfd| pidfd.is_dead();
+        let Some(before) = self.before.as_ref().filter(|before| !before.dead) else { return };
+        if !before.pidfd.as_ref().is_some_and(is_dead) {
+            return;
+        }
+        // What it said before it died was said.
+        self.hear_before();
+        if let Some(before) = &mut self.before {
+            before.dead = true;
+            self.step(Event::OldDied);
+        }
+        if let Some(text) = self.content_ended.take() {
+            self.failure = Some(text);
+            self.step(Event::RestoreFailed);
+        }
+    }
+
+    fn look_whether_new_died(&mut self) {
+        if self.after.as_ref().is_some_and(|after| after.pidfd.is_dead()) {
+            self.hear_after();
+            if let Some(after) = &self.after {
+                after.pidfd.reap();
+                self.step(Event::NewDied);
+            }
+        }
+    }
+
+    // ---- what comes in
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Touched(place) => {
+                if self.touched.is_none() {
+                    self.touched = Some(place);
+                    self.step(Event::Touched);
+                }
+            }
+            Note::SetupDone => {
+                self.setup_done = true;
+                if std::mem::take(&mut self.starts_late) && self.shared.phase.get() == Phase::Serving {
+                    self.start_listeners();
+                }
+                self.look_whether_polled();
+            }
+            Note::Polled => self.look_whether_polled(),
+            Note::ReadyCalled => {
+                self.ready_called = true;
+                self.look_whether_polled();
+            }
+            Note::Restored(earlier, fds) => self.restored(earlier, fds),
+            Note::RestoreFailed(text) => {
+                // Its death is the reason then, and comes first.
+                self.look_whether_old_died();
+                self.failure = Some(text);
+                self.step(Event::RestoreFailed);
+            }
+            // By itself an end means nothing; old's death, which is seen after it, or the deadline decides.
+            Note::ContentEnded(text) => {
+                self.content_ended = Some(text);
+                if self.before.as_ref().is_some_and(|before| before.dead) {
+                    self.failure = self.content_ended.take();
+                    self.step(Event::RestoreFailed);
+                }
+            }
+            Note::FreezeFailed(attempt, text) => {
+                if attempt == self.attempt {
+                    self.failure = Some(text);
+                    self.step(Event::FreezeFailed);
+                }
+            }
+            Note::MainEnded(words) => {
+                self.main_ended = true;
+                self.failure = words;
+                self.step(Event::MainEnded);
+            }
+            Note::Drained => self.step(Event::Drained),
+            Note::Upgrade(reply) => {
+                if self.settings.upgrade.is_none() {
+                    return reply.answer(Err(UpgradeError::Off));
+                }
+                self.asking = Some(reply);
+                self.step(Event::UpgradeAsked);
+                // Neither taken up nor refused: this process is about to end.
+                if let Some(reply) = self.asking.take() {
+                    reply.answer(Err(UpgradeError::Stopping));
+                }
+            }
+        }
+    }
+
+    fn look_whether_polled(&mut self) {
+        if !self.setup_done || self.said_polled {
+            return;
+        }
+        let listeners = self.listeners();
+        let ready = match self.settings.ready {
+            Ready::Auto => listeners.all_polled(),
+            Ready::Manual => self.ready_called,
+        };
+        if ready {
+            self.said_polled = true;
+            self.step(Event::Polled);
+        } else if self.touched.is_some() {
+            let missing = self.waiting();
+            self.send_before(Message::Missing(missing));
+        }
+    }
+
+    fn waiting(&self) -> Waiting {
+        let unpolled = match self.settings.ready {
+            Ready::Auto => self.listeners().unpolled(),
+            Ready::Manual => vec!["the call of Handle::ready".to_owned()],
+        };
+        Waiting { touched: self.touched.clone(), unpolled }
+    }
+
+    fn listeners(&self) -> Arc<Listeners> {
+        Arc::clone(self.shared.listeners.get().expect("the listeners are there before anything can be noted of them"))
+    }
+
+    fn signalled(&mut self, signal: Signal, from: signal::Sender) {
+        let by = match from {
+            signal::Sender::Process(pid) if pid.as_raw() > 0 => format!("{signal} from pid {pid}"),
+            signal::Sender::Process(_) => format!("{signal}"),
+            signal::Sender::Kernel => format!("{signal} from the kernel"),
+        };
+        // A terminal that hangs up is gone, and with it whoever would look at a new process.
+        let hang_up = signal == Signal::SIGHUP && from == signal::Sender::Kernel;
+        if self.settings.upgrade == Some(signal) && !hang_up {
+            say!(info, "{by}: upgrade");
+            if self.process.state == State::Old(Old::Starting) {
+                let missing = self.waiting().unpolled.join(", ");
+                say!(warn, "the upgrade waits until this process is ready; missing: {missing}");
+            }
+            self.step(Event::UpgradeSignalled);
+        } else {
+            say!(info, "{by}: stop");
+            self.step(Event::StopSignalled);
+        }
+    }
+
+    fn hear_before(&mut self) {
+        while let Some(before) = &mut self.before {
+            before.link.flush();
+            let event = match before.link.receive() {
+                Ok(None) => return,
+                Ok(Some(received)) => match received.message {
+                    Message::Offer(offer) => match self.offered(offer, received.fds) {
+                        Ok(()) => Event::Offer,
+                        Err(text) => {
+                            self.failure = Some(text);
+                            Event::Garbled
+                        }
+                    },
+                    Message::Commit => Event::Commit,
+                    Message::Again if self.settings.upgrade.is_none() => continue,
+                    Message::Again => Event::Again,
+                    Message::Stop => Event::Stop,
+                    _ => Event::Garbled,
+                },
+                Err(text) => {
+                    self.failure = Some(text);
+                    Event::Garbled
+                }
+            };
+            self.step(event);
+        }
+    }
+
+    fn hear_after(&mut self) {
+        while let Some(after) = &mut self.after {
+            after.link.flush();
+            let event = match after.link.receive() {
+                Ok(None) => return,
+                Ok(Some(received)) => match received.message {
+                    Message::Hello(hello) => match welcome(&hello, received.pid, after.pid) {
+                        Ok(()) => Event::Hello,
+                        Err(text) => {
+                            self.failure = Some(text);
+                            Event::Garbled
+                        }
+                    },
+                    Message::Prepared(waiting) => {
+                        after.waiting = waiting;
+                        Event::Prepared
+                    }
+                    Message::Missing(waiting) => {
+                        after.waiting = waiting;
+                        continue;
+                    }
+                    Message::Words(words) => {
+                        after.words = Some(words);
+                        continue;
+                    }
+                    Message::Ready => Event::Ready,
+                    Message::Serving => Event::Serving,
+                    Message::Stop => {
+                        // Whoever stops takes no more connections: what is left here ends here.
+                        self.shared.stop_passing();
+                        Event::Stop
+                    }
+                    Message::Cut => Event::Cut,
+                    _ => Event::Garbled,
+                },
+                Err(text) => {
+                    self.failure = Some(text);
+                    Event::Garbled
+                }
+            };
+            self.step(event);
+        }
+    }
+
+    fn hear_draining(&mut self, index: usize) {
+        while let Some(draining) = self.draining.get_mut(index) {
+            draining.link.flush();
+            match draining.link.receive() {
+                Ok(Some(received)) => match received.message {
+                    Message::Again if self.settings.upgrade.is_none() => {}
+                    Message::Again => self.step(Event::Again),
+                    Message::Stop => self.step(Event::Stop),
+                    // Its death is what counts.
+                    _ => {}
+                },
+                Ok(None) => return,
+                Err(text) => say!(warn, "generation {} sent nonsense: {text}", draining.earlier.generation),
+            }
+        }
+    }
+
+    /// The old process's offer, taken apart and checked.
+    fn offered(&mut self, offer: Offer, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+        if self.word.is_some() {
+            return Err("a second offer came".to_owned());
+        }
+        if !(OLDEST..=VERSION).contains(&offer.version) {
+            return Err(format!("it speaks version {} of the protocol, this one {OLDEST} to {VERSION}", offer.version));
+        }
+        if fds.len() != OFFER_FIXED + offer.listeners.len() {
+            return Err(format!(
+                "the offer names {} listeners and brings {} descriptors",
+                offer.listeners.len(),
+                fds.len()
+            ));
+        }
+        let listeners = fds.split_off(OFFER_FIXED);
+        let mut fixed = fds.into_iter();
+        let mut next = || fixed.next().expect("counted above");
+        let word = SharedWord::map(next()).map_err(|error| format!("the owner word cannot be mapped: {error}"))?;
+        let pidfd = Pidfd::received(next()).map_err(|error| format!("the old process's handle is none: {error}"))?;
+        let (content, calls, passes) = (next(), next(), next());
+        let inherited =
+            offer.listeners.into_iter().zip(listeners).map(|(offered, fd)| InheritedSocket { offered, fd }).collect();
+        let predecessor = u32::try_from(offer.pid).ok();
+        let listeners = Listeners::new(Arc::clone(&self.shared), inherited, predecessor)
+            .map_err(|error| crate::error::chain(&error))?;
+        // Only this thread sets it, and only here or at a cold start.
+        let _ = self.shared.listeners.set(listeners);
+        self.shared.states.offered(offer.states.into_iter().map(|state| (state.name, state.schema)));
+        self.origin.mask = offer.mask.iter().filter_map(|signal| Signal::try_from(*signal).ok()).collect();
+        self.shared.generation.store(offer.generation, Ordering::Relaxed);
+        self.word = Some(word);
+        // It waits for the content from here on, so that nobody waits for its start.
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new()
+            .name("flip-content".into())
+            .spawn(move || content::receive_and_restore(&shared, content))
+            .map_err(|error| format!("the content cannot be received: {error}"))?;
+        if let Some(before) = &mut self.before {
+            before.pid = offer.pid;
+            before.pidfd = Some(pidfd);
+            before.calls = Some(calls);
+            before.passes = Some(passes);
+        }
+        self.shared.start.announce(Start::Successor);
+        Ok(())
+    }
+
+    fn restored(&mut self, earlier: Vec<Earlier>, fds: Vec<OwnedFd>) {
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().expect("the reader counted them");
+        self.arriving.clear();
+        self.left.clear();
+        for earlier in earlier {
+            let (channel, pidfd, calls, passes) = (next(), next(), next(), next());
+            match Link::new(channel).and_then(|link| Ok((link, Pidfd::received(pidfd)?))) {
+                Ok((link, pidfd)) => {
+                    let is_gone = pidfd.is_dead();
+                    let draining = Draining { earlier, link, pidfd, calls, passes };
+                    if is_gone { self.left.push(draining) } else { self.arriving.push(draining) }
+                }
+                Err(error) => say!(warn, "generation {} drains alone: {error}", earlier.generation),
+            }
+        }
+        self.step(Event::Restored { draining: u8::try_from(self.arriving.len()).unwrap_or(u8::MAX) });
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let Some((deadline, at, progress)) = self.deadline else { return };
+        let now = Instant::now();
+        if now < at {
+            return;
+        }
+        // Bytes that keep arriving extend the two that wait for bytes.
+        let arrived = self.shared.progress.load(Ordering::Relaxed);
+        if matches!(deadline, Deadline::Freeze | Deadline::Content) && arrived != progress {
+            self.deadline = now.checked_add(self.time_for(deadline)).map(|at| (deadline, at, arrived));
+            return;
+        }
+        // A death that came first decides first.
+        self.look_whether_old_died();
+        self.look_whether_new_died();
+        if self.deadline.is_some_and(|(_, at, _)| at <= now) {
+            self.deadline = None;
+            self.step(Event::DeadlinePassed);
+        }
+    }
+
+    fn time_for(&self, deadline: Deadline) -> Duration {
+        let settings = &self.settings;
+        match deadline {
+            Deadline::Ready | Deadline::Offer => settings.ready_timeout,
+            Deadline::Freeze | Deadline::Serving => settings.freeze_timeout,
+            Deadline::Content => {
+                settings.freeze_timeout.saturating_add(settings.quiesce_timeout).saturating_add(LONGER)
+            }
+            Deadline::Commit => settings.freeze_timeout.saturating_add(LONGER),
+            Deadline::Drain => settings.drain_timeout,
+            Deadline::Cut => LAST,
+        }
+    }
+
+    /// Follows the state's deadline: the same one keeps its time.
+    fn arm(&mut self) {
+        let wanted = self.process.deadline();
+        if self.deadline.map(|(deadline, ..)| deadline) != wanted {
+            let progress = self.shared.progress.load(Ordering::Relaxed);
+            // What lies beyond the clock's end never passes.
+            self.deadline = wanted
+                .and_then(|deadline| Some((deadline, Instant::now().checked_add(self.time_for(deadline))?, progress)));
+        }
+    }
+
+    // ---- what goes out
+
+    fn step(&mut self, event: Event) {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            let actions = match &self.word {
+                Some(word) => self.process.step(event, word),
+                None => self.process.step(event, &NoWord),
+            };
+            self.arm();
+            for action in actions {
+                self.act(action);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn => self.spawn(),
+            Action::SendOffer => {
+                if let Err(error) = self.send_offer() {
+                    self.failure = Some(format!("the offer cannot be made: {error}"));
+                    self.events.push_back(Event::FreezeFailed);
+                }
+            }
+            Action::Freeze => self.freeze(),
+            Action::SendCommit => self.send_after(Message::Commit),
+            Action::Thaw => self.thaw(),
+            Action::Kill => self.kill(),
+            Action::HandOver => self.hand_over(),
+            Action::ReportRolledBack(reason) => self.report_rolled_back(reason),
+            Action::Refuse(refusal) => {
+                if let Some(reply) = self.asking.take() {
+                    reply.answer(Err(UpgradeError::from(refusal)));
+                }
+            }
+            Action::SendAgain => self.send_after(Message::Again),
+            Action::SendStop => self.send_after(Message::Stop),
+
+            Action::SendPrepared => self.send_prepared(),
+            Action::SendReady => self.send_before(Message::Ready),
+            Action::Serve(content) => self.serve(content),
+            Action::SendServing => self.send_serving(),
+            Action::Leave(reason) => self.leave(reason),
+
+            Action::Stop => self.stop(),
+            Action::TellDraining => self.tell_draining(&Message::Stop),
+            Action::CutDraining => self.tell_draining(&Message::Cut),
+            Action::CutOldest => {
+                if let Some(oldest) = self.draining.first_mut() {
+                    say!(
+                        warn,
+                        "generation {} (pid {}) is cut: there are too many that drain",
+                        oldest.earlier.generation,
+                        oldest.earlier.pid
+                    );
+                    oldest.link.send(&Message::Cut, vec![]);
+                }
+            }
+            Action::Cut => {
+                for open in self.shared.connections.open() {
+                    say!(warn, "cut: {open}");
+                }
+                self.shared.phase.set(Phase::Cut);
+                if self.shared.main_blocks.load(Ordering::Relaxed) {
+                    // Nobody can drop a `main` that runs on its own thread; the process ends under it.
+                    self.events.push_back(Event::Drained);
+                }
+            }
+            Action::SendDone => self.send_after(Message::Done),
+            Action::Exit => self.exit(),
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::Relaxed)
+    }
+
+    fn send_before(&mut self, message: Message) {
+        if let Some(before) = &mut self.before {
+            before.link.send(&message, vec![]);
+        }
+    }
+
+    fn send_after(&mut self, message: Message) {
+        if let Some(after) = &mut self.after {
+            after.link.send(&message, vec![]);
+        }
+    }
+
+    fn tell_draining(&mut self, message: &Message) {
+        for draining in &mut self.draining {
+            draining.link.send(message, vec![]);
+        }
+    }
+
+    fn spawn(&mut self) {
+        self.attempt += 1;
+        self.failure = None;
+        // The end of this attempt is the answer, and it may come at once.
+        self.asked.extend(self.asking.take());
+        if let Err(error) = self.try_spawn() {
+            self.failure = Some(error);
+            self.events.push_back(Event::SpawnFailed);
+        }
+    }
+
+    fn try_spawn(&mut self) -> Result<(), String> {
+        self.word = None;
+        let text = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
+        let (word, file) = SharedWord::create().map_err(text("the owner word cannot be made"))?;
+        let (ours, theirs) = fd::seqpacket_pair().map_err(text("the channel cannot be made"))?;
+        let link = Link::new(ours).map_err(text("the channel cannot be made"))?;
+        self.word = Some(word);
+        let executable = self.settings.executable.as_ref().unwrap_or(&self.origin.executable);
+        let executable = self.origin.directory.join(executable);
+        let handled: SigSet = self.settings.signals().into_iter().collect();
+        let child = spawn(&Spawn {
+            executable: &executable,
+            args: &self.origin.args,
+            extra_env: &[],
+            origin: &self.origin,
+            handled,
+            channel: theirs.as_fd(),
+        })
+        .map_err(|error| crate::error::chain(&error))?;
+        say!(info, "generation {} starts as pid {} from {}", self.generation() + 1, child.pid, executable.display());
+        self.after = Some(After {
+            link,
+            pid: child.pid,
+            pidfd: child.pidfd,
+            freezer: None,
+            calls: None,
+            passes: None,
+            words: None,
+            word: Some(file),
+            waiting: Waiting::default(),
+            frozen: None,
+        });
+        Ok(())
+    }
+
+    fn mask(&self) -> Vec<i32> {
+        self.origin.mask.iter().map(|signal| signal as i32).collect()
+    }
+
+    fn send_offer(&mut self) -> std::io::Result<()> {
+        let (generation, mask) = (self.generation() + 1, self.mask());
+        let states = self.shared.states.schemas();
+        let listeners = self.listeners();
+        listeners.allow_overlap();
+        let (content, their_content) = fd::stream_pair()?;
+        let freezer = self.start_freezer(content)?;
+        let Some(after) = &mut self.after else { return Ok(()) };
+        let word = after.word.take().ok_or_else(|| std::io::Error::other("the owner word is gone"))?;
+        let pidfd = Pidfd::open(Pid::this())?.into_fd();
+        let (calls, their_calls) = fd::seqpacket_pair()?;
+        let (passes, their_passes) = fd::seqpacket_pair()?;
+        let mut fds = vec![word, pidfd, their_content, their_calls, their_passes];
+        let mut offered = vec![];
+        for outgoing in listeners.offer() {
+            fds.push(outgoing.as_fd().try_clone_to_owned()?);
+            offered.push(outgoing.offered);
+        }
+        after.freezer = Some(freezer);
+        after.calls = Some(calls);
+        after.passes = Some(passes);
+        let states = states.into_iter().map(|(name, schema)| OfferedState { name, schema: schema.encode() }).collect();
+        let offer = Offer { version: VERSION, generation, pid: Pid::this().as_raw(), mask, listeners: offered, states };
+        after.link.send(&Message::Offer(offer), fds);
+        Ok(())
+    }
+
+    /// The thread that will take the snapshot and send it: there before the freeze, so that nobody waits for its start.
+    fn start_freezer(&self, content: OwnedFd) -> std::io::Result<Sender<Order>> {
+        let (order, orders) = channel();
+        let (shared, attempt, quiesce) = (Arc::clone(&self.shared), self.attempt, self.settings.quiesce_timeout);
+        std::thread::Builder::new().name("flip-freeze".into()).spawn(move || {
+            // Rolled back before the freeze: there is nothing to do.
+            let Ok(earlier) = orders.recv() else { return };
+            let _entered = shared.enter();
+            let result = entry::shielded(|| content::freeze_and_send(&shared, attempt, content, earlier, quiesce));
+            if let Err(text) = result {
+                shared.notes.send(Note::FreezeFailed(attempt, text));
+            }
+        })?;
+        Ok(order)
+    }
+
+    fn freeze(&mut self) {
+        let shared = &self.shared;
+        shared.accepting.close();
+        shared.dispatching.close();
+        shared.phase.set(Phase::Frozen);
+        shared.freeze.begin(self.attempt);
+        self.left.retain(Draining::has_passed_more);
+        let earlier: std::io::Result<Vec<_>> = self
+            .draining
+            .iter()
+            .chain(&self.left)
+            .map(|draining| {
+                Ok((
+                    draining.earlier.clone(),
+                    [
+                        draining.link.socket().try_clone_to_owned()?,
+                        draining.pidfd.try_clone()?.into_fd(),
+                        draining.calls.try_clone()?,
+                        draining.passes.try_clone()?,
+                    ],
+                ))
+            })
+            .collect();
+        let Some(after) = &mut self.after else { return };
+        after.frozen = Some(Instant::now());
+        let ordered = earlier.and_then(|earlier| {
+            let freezer = after.freezer.take().ok_or_else(|| std::io::Error::other("nobody is there to send it"))?;
+            freezer.send(earlier).map_err(|_| std::io::Error::other("the thread that sends it is gone"))
+        });
+        if let Err(error) = ordered {
+            self.failure = Some(format!("the content cannot be sent: {error}"));
+            self.events.push_back(Event::FreezeFailed);
+        }
+    }
+
+    fn thaw(&mut self) {
+        self.shared.freeze.end(&self.shared.hold);
+        self.shared.accepting.open();
+        self.shared.dispatching.open();
+        self.shared.phase.set(Phase::Serving);
+        self.listeners().wake();
+    }
+
+    fn kill(&mut self) {
+        self.word = None;
+        if let Some(after) = self.after.as_mut() {
+            // Its last words may be there already.
+            while let Ok(Some(received)) = after.link.receive() {
+                if let Message::Words(words) = received.message {
+                    after.words = Some(words);
+                }
+            }
+            // It may be dead, and that is what is wanted.
+            let _ = after.pidfd.signal(Signal::SIGKILL);
+            after.pidfd.reap();
+        }
+    }
+
+    fn report_rolled_back(&mut self, reason: Reason) {
+        self.listeners().forbid_overlap();
+        let after = self.after.take();
+        let new = match &after {
+            Some(after) => format!("the new process (pid {})", after.pid),
+            None => "the new process".to_owned(),
+        };
+        let words = after.as_ref().and_then(|after| after.words.clone());
+        let failure = self.failure.take();
+        let because = |text: Option<String>| text.map(|text| format!(": {text}")).unwrap_or_default();
+        let why = match reason {
+            Reason::SpawnFailed => format!("no new process could be started{}", because(failure)),
+            Reason::NewDied => match words {
+                Some(words) => format!("{new} ended before it served: {words}"),
+                None => format!("{new} ended before it served, without a word"),
+            },
+            Reason::TooSlow(deadline) => {
+                let waiting = after.map(|after| after.waiting).unwrap_or_default();
+                format!("{new} {}", too_slow(deadline, self.time_for(deadline), &waiting))
+            }
+            Reason::FreezeFailed => format!("the content could not be handed over{}", because(words.or(failure))),
+            Reason::Garbled => format!("{new} sent what cannot be understood{}", because(failure)),
+            Reason::Stopped => "the service was told to stop".to_owned(),
+            Reason::OldDied | Reason::RolledBack | Reason::Failed => format!("{new} left{}", because(words)),
+        };
+        let why = format!(
+            "upgrade rolled back: {why}; generation {} (pid {}) goes on",
+            self.generation(),
+            std::process::id()
+        );
+        say!(error, "{why}");
+        for reply in self.asked.drain(..) {
+            reply.answer(Err(UpgradeError::RolledBack(why.clone())));
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let calls = self.after.as_mut().and_then(|after| after.calls.take());
+        let forwarder = calls
+            .ok_or_else(|| std::io::Error::other("no socket for calls"))
+            .and_then(Forwarder::start)
+            .or_else(|error| {
+                say!(warn, "calls cannot be forwarded to the new process: {error}");
+                Forwarder::broken()
+            });
+        if let Ok(forwarder) = forwarder {
+            // Nobody else sets it, and nobody hands over twice.
+            let _ = shared.forwarder.set(forwarder);
+        }
+        if let Some(passes) = self.after.as_mut().and_then(|after| after.passes.take()) {
+            match Passer::start(passes) {
+                // Nobody else sets it, and nobody hands over twice.
+                Ok(passer) => drop(shared.passer.set(passer)),
+                Err(error) => say!(warn, "connections cannot be passed to the new process: {error}"),
+            }
+        }
+        shared.freeze.finish();
+        shared.hold.set(Holding::Given);
+        shared.phase.set(Phase::HandedOff);
+        // Before anybody is told, so that an address that the new process does not have is free then.
+        self.listeners().close();
+        self.draining.clear();
+        self.left.clear();
+        if let Some(stop) = self.draining_stop.take() {
+            stop.ring();
+        }
+        // Dropping a large content takes its time, and runs destructors of the user's.
+        let states = shared.states.all();
+        if !states.is_empty() {
+            let entered = Arc::clone(&shared);
+            let dropper = std::thread::Builder::new().name("flip-drop".into()).spawn(move || {
+                let _entered = entered.enter();
+                states.iter().for_each(|state| state.give_up());
+            });
+            if let Err(error) = dropper {
+                say!(warn, "the content that was handed over stays in memory: {error}");
+            }
+        }
+        self.word = None;
+        if let Some(after) = &self.after {
+            let pid = after.pid;
+            // A dead owner is nobody that a supervisor could be told of: it is to start another.
+            self.orphaned = after.pidfd.is_dead();
+            let pause = after.frozen.map(|frozen| frozen.elapsed()).unwrap_or_default();
+            let generation = self.generation();
+            say!(
+                info,
+                "handed over to generation {} (pid {pid}); freeze to commit {} us; generation {generation} drains {}",
+                generation + 1,
+                pause.as_micros(),
+                connections(shared.connections.open().len()),
+            );
+            if self.orphaned {
+                let why = format!("the new process (pid {pid}) died as soon as it served: nobody owns the service");
+                for reply in self.asked.drain(..) {
+                    reply.answer(Err(UpgradeError::RolledBack(why.clone())));
+                }
+            }
+            for reply in self.asked.drain(..) {
+                reply.answer(Ok(Upgraded { pid: pid.as_raw(), generation: generation + 1 }));
+            }
+        }
+    }
+
+    fn send_prepared(&mut self) {
+        let waiting = self.waiting();
+        let Some(before) = &mut self.before else { return };
+        if let Some(place) = waiting.touched.as_ref().filter(|_| !waiting.unpolled.is_empty()) {
+            say!(
+                info,
+                "the content of {place} is touched before everything is ready; the old process is frozen until then"
+            );
+        }
+        before.link.send(&Message::Prepared(waiting), vec![]);
+    }
+
+    fn serve(&mut self, content: Content) {
+        let shared = Arc::clone(&self.shared);
+        match content {
+            Content::Restored => {
+                self.draining = std::mem::take(&mut self.arriving);
+                // Where the predecessor lives it comes to them, and they are served together.
+                if self.before.as_ref().is_none_or(|before| before.dead) {
+                    self.serve_draining();
+                }
+            }
+            Content::Fresh => {
+                self.arriving.clear();
+                self.left.clear();
+                if !shared.states.withdraw_offer() {
+                    self.start_over();
+                }
+                if shared.start.is_announced() {
+                    say!(
+                        warn,
+                        "the old process died before it had handed anything over: this is a cold start on its listeners"
+                    );
+                } else {
+                    say!(warn, "the old process died before it had offered anything: this is a cold start");
+                    // What it had blocked for this process's start alone.
+                    self.settings.signals().into_iter().for_each(|signal| self.origin.mask.remove(signal));
+                }
+            }
+        }
+        self.have_listeners();
+        shared.hold.set(Holding::Open);
+        if self.setup_done {
+            self.start_listeners();
+        } else {
+            // `main` has not asked for all of its listeners yet: those that nobody asks for would be closed, and who waits
+            // in their queues reset.
+            self.starts_late = true;
+            shared.phase.set(Phase::Serving);
+        }
+        shared.forget_last_words();
+        self.word = None;
+        if content == Content::Fresh {
+            self.before = None;
+            shared.start.announce(Start::Cold);
+        }
+        say!(info, "generation {} (pid {}) serves", self.generation(), std::process::id());
+    }
+
+    fn have_listeners(&self) {
+        if self.shared.listeners.get().is_none() {
+            let listeners = Listeners::new(Arc::clone(&self.shared), vec![], None);
+            let listeners = listeners.expect("nothing is inherited, so nothing can be wrong with it");
+            // Only this thread sets it, and only here or with the offer.
+            let _ = self.shared.listeners.set(listeners);
+        }
+    }
+
+    /// From here on this process accepts.
+    fn start_listeners(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        // Old is not there any more to go on where one fails; the others of our listeners are.
+        for error in self.listeners().start().failed {
+            say!(error, "{}", crate::error::chain(&error));
+        }
+        shared.accepting.open();
+        shared.dispatching.open();
+        shared.phase.set(Phase::Serving);
+        self.listeners().wake();
+    }
+
+    fn send_serving(&mut self) {
+        let Some(mut before) = self.before.take() else { return };
+        before.link.send(&Message::Serving, vec![]);
+        let (Some(pidfd), Some(calls), Some(passes)) = (before.pidfd, before.calls, before.passes) else { return };
+        let earlier = Earlier { pid: before.pid, generation: self.generation() - 1 };
+        self.draining.push(Draining { earlier, link: before.link, pidfd, calls, passes });
+        self.serve_draining();
+    }
+
+    /// Applies the calls and takes the connections of the draining generations, on a thread of its own.
+    fn serve_draining(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let started = (|| {
+            let sockets = self
+                .draining
+                .iter()
+                .chain(&self.left)
+                .map(|draining| Sockets::new(draining.calls.try_clone()?, draining.passes.try_clone()?))
+                .collect::<std::io::Result<_>>()?;
+            let stop = Arc::new(EventFd::new()?);
+            self.shared.arrivals.set_sources(self.draining.len() + self.left.len());
+            let ring = Arc::clone(&stop);
+            std::thread::Builder::new().name("flip-draining".into()).spawn(move || {
+                let _entered = shared.enter();
+                serve_draining(&shared, sockets, &ring);
+            })?;
+            Ok::<_, std::io::Error>(stop)
+        })();
+        match started {
+            Ok(stop) => self.draining_stop = Some(stop),
+            Err(error) => say!(error, "the draining processes are not served: {error}"),
+        }
+    }
+
+    /// The program again, from its start, with the listeners of the dead old process and without its content: what was
+    /// begun here waits for content that will not come.
+    fn start_over(&mut self) -> ! {
+        say!(warn, "the old process died before its content was here: starting over on its listeners");
+        let error = self.try_start_over().expect_err("an exec that succeeds does not return");
+        say!(error, "cannot start over: {error}");
+        entry::end(1)
+    }
+
+    fn try_start_over(&mut self) -> std::io::Result<std::convert::Infallible> {
+        let (ours, theirs) = fd::seqpacket_pair()?;
+        let mut link = Link::new(ours)?;
+        let (_, word) = SharedWord::create()?;
+        let (_, content) = fd::stream_pair()?;
+        let (_, calls) = fd::seqpacket_pair()?;
+        let (_, passes) = fd::seqpacket_pair()?;
+        let before = self.before.take();
+        let pid = before.as_ref().map_or(0, |before| before.pid);
+        // The offer of one who died right after making it.
+        let dead = before.and_then(|before| before.pidfd).ok_or_else(|| std::io::Error::other("no offer was made"))?;
+        let mut fds = vec![word, dead.into_fd(), content, calls, passes];
+        let mut listeners = vec![];
+        for outgoing in self.listeners().offer() {
+            fds.push(outgoing.as_fd().try_clone_to_owned()?);
+            listeners.push(outgoing.offered);
+        }
+        for InheritedSocket { offered, fd } in self.listeners().take_unclaimed() {
+            fds.push(fd);
+            listeners.push(offered);
+        }
+        let generation = self.generation();
+        link.send(
+            &Message::Offer(Offer { version: VERSION, generation, pid, mask: self.mask(), listeners, states: vec![] }),
+            fds,
+        );
+        let handled: SigSet = self.settings.signals().into_iter().collect();
+        crate::sys::spawn::replace(&Spawn {
+            executable: &self.origin.executable,
+            args: &self.origin.args,
+            extra_env: &[],
+            origin: &self.origin,
+            handled,
+            channel: theirs.as_fd(),
+        })
+    }
+
+    fn leave(&mut self, reason: Reason) {
+        let failure = self.failure.take().or_else(|| self.shared.last_words());
+        let because = failure.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+        let text = match reason {
+            Reason::Failed => failure.unwrap_or_else(|| "main returned before it was ready".to_owned()),
+            Reason::Stopped => "it was told to stop".to_owned(),
+            Reason::OldDied => "the old process died, and the supervisor starts another".to_owned(),
+            Reason::RolledBack => "the old process took the handoff back".to_owned(),
+            Reason::TooSlow(Deadline::Offer) => "the old process made no offer in time".to_owned(),
+            Reason::TooSlow(_) => "the old process fell silent".to_owned(),
+            Reason::Garbled => format!("the old process sent what cannot be understood{because}"),
+            Reason::SpawnFailed | Reason::NewDied | Reason::FreezeFailed => format!("{reason:?}{because}"),
+        };
+        self.send_before(Message::Words(shortened(text.clone())));
+        say!(error, "pid {} leaves without having served: {text}", std::process::id());
+        if self.main_ended {
+            // It ends the process by what it returned, so that its own error is printed and its status counts.
+            self.shared.phase.set(Phase::Over);
+            std::thread::sleep(LAST);
+        }
+        entry::end(1);
+    }
+
+    fn stop(&mut self) {
+        let shared = &self.shared;
+        shared.freeze.finish();
+        shared.accepting.close();
+        shared.phase.set(Phase::Stopping);
+        let listeners = self.listeners();
+        listeners.close();
+        listeners.unlink_owned();
+        let open = connections(shared.connections.open().len());
+        say!(info, "generation {} (pid {}) stops and drains {open}", self.generation(), std::process::id());
+    }
+
+    fn exit(&mut self) {
+        let phase = self.shared.phase.get();
+        if let Some(after) = &mut self.after {
+            after.link.flush();
+        }
+        if self.orphaned {
+            say!(error, "the new process died as soon as it served: nobody owns the service");
+            entry::end(1);
+        }
+        self.shared.phase.set(Phase::Over);
+        if phase == Phase::Cut && self.shared.main_blocks.load(Ordering::Relaxed) && !self.main_ended {
+            entry::end(0);
+        }
+        // `main` returns now and ends the process; where it is blocked for good, this does.
+        std::thread::sleep(LAST);
+        for open in self.shared.connections.open() {
+            say!(warn, "cut: {open}");
+        }
+        say!(warn, "main has not returned (phase {phase:?}): the process ends without it");
+        entry::end(0)
+    }
+}
+
+/// Whether the new process is the one that was started, and speaks a version that this one speaks.
+fn welcome(hello: &Hello, from: Option<i32>, pid: Pid) -> Result<(), String> {
+    if from.is_some_and(|from| from != pid.as_raw()) {
+        return Err(format!("its hello comes from pid {}", from.unwrap_or_default()));
+    }
+    if hello.oldest > VERSION || hello.newest < OLDEST {
+        return Err(format!(
+            "flip {} speaks versions {} to {} of the protocol, this one {OLDEST} to {VERSION}",
+            hello.flip, hello.oldest, hello.newest
+        ));
+    }
+    Ok(())
+}
+
+fn connections(count: usize) -> String {
+    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
+}
+
+fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting) -> String {
+    let time = format!("{time:?}");
+    match deadline {
+        Deadline::Ready => format!(
+            "was not ready within {time} (ready_timeout); with `ready = auto` each listener has to be polled once, \
+             with `ready = manual` Handle::ready has to be called"
+        ),
+        Deadline::Serving => format!("did not take over within {time} of the commit"),
+        _ => {
+            let mut text = format!("did not get ready within {time} of the freeze (freeze_timeout)");
+            if let Some(touched) = &waiting.touched {
+                text.push_str(&format!("; the content was touched first: {touched}"));
+            }
+            if !waiting.unpolled.is_empty() {
+                text.push_str(&format!("; not polled yet: {}", waiting.unpolled.join(", ")));
+            }
+            text
+        }
+    }
+}
+
+impl From<Refusal> for UpgradeError {
+    fn from(refusal: Refusal) -> UpgradeError {
+        match refusal {
+            Refusal::Starting => UpgradeError::Starting,
+            Refusal::Busy => UpgradeError::Busy,
+            Refusal::Stopping => UpgradeError::Stopping,
+            Refusal::HandedOver => UpgradeError::HandedOff,
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What the threads of one process share: the control thread writes the phase, everybody else reads it and leaves notes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use event_listener::{Event, Listener, listener};
+
+use crate::control::Earlier;
+use crate::drain::{Gate, Guard, Handlers, Pass, Tracker};
+use crate::handle::{UpgradeError, Upgraded};
+use crate::listen::Listeners;
+use crate::live::{CallError, Forwarder, Hold, Holding, States};
+use crate::pass::{Arrivals, Passer};
+use crate::phase::{Phase, Published};
+use crate::sys::fd::EventFd;
+
+thread_local! {
+    static IN_MAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// `main` runs on this thread, and nothing else does, until this is dropped.
+pub(crate) struct MainTurn(());
+
+impl MainTurn {
+    pub(crate) fn begin() -> MainTurn {
+        IN_MAIN.set(true);
+        MainTurn(())
+    }
+
+    /// Whether `main` does this itself: it may be about to fail.
+    pub(crate) fn is_now() -> bool {
+        IN_MAIN.get()
+    }
+}
+
+impl Drop for MainTurn {
+    fn drop(&mut self) {
+        IN_MAIN.set(false);
+    }
+}
+
+/// One process, as its library sees it.
+pub(crate) struct Shared {
+    pub(crate) phase: Published,
+    /// Who accepts passes here; closed before the freeze and from the end of this process's ownership on.
+    pub(crate) accepting: Gate,
+    /// Who dispatches requests passes here, for as long as it takes to read and dispatch what is there.
+    pub(crate) dispatching: Gate,
+    pub(crate) handlers: Arc<Handlers>,
+    pub(crate) connections: Arc<Tracker>,
+    pub(crate) notes: Mailbox,
+    /// Who may write to the states.
+    pub(crate) hold: Arc<Hold>,
+    pub(crate) freeze: Freeze,
+    pub(crate) states: States,
+    /// Set when it is known what is inherited.
+    pub(crate) listeners: OnceLock<Arc<Listeners>>,
+    pub(crate) forwarder: OnceLock<Arc<Forwarder>>,
+    /// The way for connections to the new process, once it serves.
+    pub(crate) passer: OnceLock<Passer>,
+    /// The owner stops, and takes no more connections.
+    passing_ends: AtomicBool,
+    /// Connections that draining processes passed to this one.
+    pub(crate) arrivals: Arrivals,
+    pub(crate) generation: AtomicU64,
+    /// Grows with each frame of content sent or received.
+    pub(crate) progress: AtomicU64,
+    pub(crate) start: Started,
+    /// `main` runs without a runtime, so nothing can drop it.
+    pub(crate) main_blocks: AtomicBool,
+    /// The way to the old process for what a panic says, until this process serves.
+    pub(crate) last_words_to: Mutex<Option<std::os::fd::OwnedFd>>,
+    /// The text of the last panic, should it be the reason why this process ends.
+    words: Mutex<Option<String>>,
+    #[cfg(feature = "tokio")]
+    pub(crate) runtime: OnceLock<tokio::runtime::Handle>,
+}
+
+impl Shared {
+    /// `serving`: this process owns the service from its start.
+    pub(crate) fn new(serving: bool) -> std::io::Result<Arc<Shared>> {
+        Ok(Arc::new(Shared {
+            phase: Published::new(if serving { Phase::Serving } else { Phase::Starting }),
+            accepting: Gate::new(serving),
+            dispatching: Gate::new(serving),
+            handlers: Arc::default(),
+            connections: Arc::default(),
+            notes: Mailbox::new()?,
+            hold: Arc::new(Hold::new(if serving { Holding::Open } else { Holding::Held })),
+            freeze: Freeze::default(),
+            states: States::default(),
+            listeners: OnceLock::new(),
+            forwarder: OnceLock::new(),
+            passer: OnceLock::new(),
+            passing_ends: AtomicBool::new(false),
+            arrivals: Arrivals::default(),
+            generation: AtomicU64::new(1),
+            progress: AtomicU64::new(0),
+            start: Started::default(),
+            main_blocks: AtomicBool::new(false),
+            last_words_to: Mutex::default(),
+            words: Mutex::default(),
+            #[cfg(feature = "tokio")]
+            runtime: OnceLock::new(),
+        }))
+    }
+
+    /// `main` waits for something, so it has not failed: the listeners that it dropped so far, it does not want.
+    pub(crate) fn main_goes_on(&self) {
+        if self.phase.get() == Phase::Starting
+            && let Some(listeners) = self.listeners.get()
+            && listeners.main_goes_on()
+        {
+            self.notes.send(Note::Polled);
+        }
+    }
+
+    /// Called where a thread waits for something of flip's: it may be `main`'s.
+    pub(crate) fn thread_waits(&self) {
+        if MainTurn::is_now() {
+            self.main_goes_on();
+        }
+    }
+
+    /// What rests in this process ends here from now on.
+    pub(crate) fn stop_passing(&self) {
+        self.passing_ends.store(true, Ordering::SeqCst);
+        // Who rests looks again.
+        self.phase.set(self.phase.get());
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Enters the user's runtime, where there is one, so that what is restored can register with it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
+        self.runtime.get().map(tokio::runtime::Handle::enter)
+    }
+
+    /// There is no runtime to enter.
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) fn enter(&self) -> Option<()> {
+        None
+    }
+
+    /// Has the owner apply a call.
+    pub(crate) async fn forward(&self, state: &str, op: &str, bytes: Vec<u8>) -> Result<Vec<u8>, CallError> {
+        match self.forwarder.get() {
+            Some(forwarder) => forwarder.forward(state, op, bytes).await,
+            None => Err(CallError::Lost),
+        }
+    }
+
+    /// The way to the new process for connections at rest, where this one has handed over.
+    #[cfg(feature = "axum")]
+    pub(crate) fn passing(&self) -> Option<&Passer> {
+        let passing = self.phase.get() == Phase::HandedOff && !self.passing_ends.load(Ordering::SeqCst);
+        self.passer.get().filter(|_| passing)
+    }
+
+    /// What a panic said.
+    pub(crate) fn set_last_words(&self, text: String) {
+        if let Some(channel) = &*lock(&self.last_words_to) {
+            crate::control::say_last_words(channel, text.clone());
+        }
+        *lock(&self.words) = Some(text);
+    }
+
+    /// This process serves: nobody has to hear why it ends.
+    pub(crate) fn forget_last_words(&self) {
+        *lock(&self.last_words_to) = None;
+    }
+
+    pub(crate) fn last_words(&self) -> Option<String> {
+        lock(&self.words).clone()
+    }
+
+    pub(crate) fn track(&self, name: Arc<str>, peer: Option<String>) -> Guard {
+        self.connections.track(name, peer)
+    }
+
+    /// Waits for the right to accept; `None` when this process will never accept again. The pass is for one
+    /// non-blocking system call, and is never held over an await.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn may_accept(&self) -> Option<Pass<'_>> {
+        loop {
+            if let Some(pass) = self.accepting.enter() {
+                return Some(pass);
+            }
+            let phase = self.phase.get();
+            if phase.is_leaving() {
+                return None;
+            }
+            // The gate opens before the phase says so: a change that comes in between is seen in the next turn.
+            let changed = self.phase.listen();
+            if self.phase.get() == phase && !self.accepting.is_open() {
+                changed.await;
+            }
+        }
+    }
+
+    /// [`may_accept`](Self::may_accept) for a thread.
+    pub(crate) fn wait_to_accept(&self) -> Option<Pass<'_>> {
+        loop {
+            if let Some(pass) = self.accepting.enter() {
+                return Some(pass);
+            }
+            let phase = self.phase.get();
+            if phase.is_leaving() {
+                return None;
+            }
+            let changed = self.phase.listen();
+            if self.phase.get() == phase && !self.accepting.is_open() {
+                changed.wait();
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The freeze that is under way, if one is: a thread that takes a snapshot for one that was rolled back meanwhile must
+/// hold nobody back.
+#[derive(Default)]
+pub(crate) struct Freeze(Mutex<Option<u64>>);
+
+impl Freeze {
+    pub(crate) fn begin(&self, attempt: u64) {
+        *lock(&self.0) = Some(attempt);
+    }
+
+    /// Holds writers back, if the freeze of this attempt is still wanted.
+    pub(crate) fn hold_back(&self, attempt: u64, hold: &Hold) -> bool {
+        let wanted = lock(&self.0);
+        let still = *wanted == Some(attempt);
+        if still {
+            hold.set(Holding::Held);
+        }
+        still
+    }
+
+    /// Rolled back: writers write again.
+    pub(crate) fn end(&self, hold: &Hold) {
+        let mut wanted = lock(&self.0);
+        *wanted = None;
+        hold.set(Holding::Open);
+    }
+
+    /// Committed, or stopped: nobody may hold back any more.
+    pub(crate) fn finish(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+/// How this process came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nobody hands over.
+    Cold,
+    /// An old process has made its offer.
+    Successor,
+}
+
+/// The first of these that is announced, and a way to wait for it.
+#[derive(Default)]
+pub(crate) struct Started {
+    start: OnceLock<Start>,
+    announced: Event,
+}
+
+impl Started {
+    pub(crate) fn announce(&self, start: Start) {
+        // The first one counts.
+        let _ = self.start.set(start);
+        self.announced.notify(usize::MAX);
+    }
+
+    pub(crate) fn is_announced(&self) -> bool {
+        self.start.get().is_some()
+    }
+
+    pub(crate) fn wait(&self) -> Start {
+        loop {
+            listener!(self.announced => announced);
+            if let Some(start) = self.start.get() {
+                return *start;
+            }
+            announced.wait();
+        }
+    }
+}
+
+/// What the library tells the control thread.
+pub(crate) enum Note {
+    /// A state was touched before its content was here: its name and the line.
+    Touched(String),
+    /// `main` has all of its parameters.
+    SetupDone,
+    /// A managed listener was polled for the first time, or dropped before: look whether any is left.
+    Polled,
+    /// The program says that it is ready.
+    ReadyCalled,
+    /// The content is here; with it, who drains and three descriptors for each.
+    Restored(Vec<Earlier>, Vec<std::os::fd::OwnedFd>),
+    RestoreFailed(String),
+    /// The content ended before it was whole.
+    ContentEnded(String),
+    /// The snapshot of this attempt failed.
+    FreezeFailed(u64, String),
+    /// `main` has returned, or could not be started for this reason.
+    MainEnded(Option<String>),
+    /// `main` has returned and the last connection is done.
+    Drained,
+    Upgrade(Reply),
+}
+
+/// Whoever asked for an upgrade, waiting for the truth.
+#[derive(Clone, Default)]
+pub(crate) struct Reply(Arc<Answer>);
+
+#[derive(Default)]
+struct Answer {
+    result: Mutex<Option<Result<Upgraded, UpgradeError>>>,
+    given: Event,
+}
+
+impl Reply {
+    pub(crate) fn answer(self, result: Result<Upgraded, UpgradeError>) {
+        *lock(&self.0.result) = Some(result);
+        self.0.given.notify(usize::MAX);
+    }
+
+    pub(crate) async fn wait(self) -> Result<Upgraded, UpgradeError> {
+        loop {
+            listener!(self.0.given => given);
+            if let Some(result) = lock(&self.0.result).take() {
+                return result;
+            }
+            given.await;
+        }
+    }
+
+    /// [`wait`](Self::wait) for a thread.
+    pub(crate) fn block(self) -> Result<Upgraded, UpgradeError> {
+        loop {
+            listener!(self.0.given => given);
+            if let Some(result) = lock(&self.0.result).take() {
+                return result;
+            }
+            given.wait();
+        }
+    }
+}
+
+/// Notes for the control thread, and the bell that wakes it.
+pub(crate) struct Mailbox {
+    notes: Mutex<Vec<Note>>,
+    bell: EventFd,
+}
+
+impl Mailbox {
+    fn new() -> std::io::Result<Mailbox> {
+        Ok(Mailbox { notes: Mutex::default(), bell: EventFd::new()? })
+    }
+
+    pub(crate) fn send(&self, note: Note) {
+        lock(&self.notes).push(note);
+        self.bell.ring();
+    }
+
+    /// All notes so far, in order.
+    pub(crate) fn take(&self) -> Vec<Note> {
+        self.bell.clear();
+        std::mem::take(&mut *lock(&self.notes))
+    }
+
+    pub(crate) fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+}
