@@ -1,0 +1,92 @@
+//! What the command line asks for.
+
+use crate::contender::CONTENDERS;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    Idle,
+    Load,
+    Streams,
+    Memory,
+}
+
+impl Scenario {
+    pub const ALL: [Scenario; 4] = [Scenario::Idle, Scenario::Load, Scenario::Streams, Scenario::Memory];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Idle => "idle",
+            Scenario::Load => "load",
+            Scenario::Streams => "streams",
+            Scenario::Memory => "memory",
+        }
+    }
+}
+
+pub struct Options {
+    pub scenarios: Vec<Scenario>,
+    pub json: bool,
+    /// In bytes.
+    pub memory: u64,
+    only: Vec<String>,
+    restarts: usize,
+    few_restarts: usize,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options = Options {
+            scenarios: Scenario::ALL.to_vec(),
+            json: false,
+            memory: 4 << 30,
+            only: Vec::new(),
+            restarts: 200,
+            few_restarts: 20,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} wants a value"));
+            match argument.as_str() {
+                // What `cargo bench` says to every benchmark.
+                "--bench" => {}
+                "--restarts" => options.restarts = number(&value()?)?,
+                "--few-restarts" => options.few_restarts = number(&value()?)?,
+                "--memory-gb" => options.memory = (number(&value()?)? as u64) << 30,
+                "--scenario" => {
+                    options.scenarios = value()?.split(',').map(scenario).collect::<Result<_, _>>()?;
+                }
+                "--only" => {
+                    options.only = value()?.split(',').map(contender).collect::<Result<_, _>>()?;
+                }
+                "--quick" => (options.restarts, options.few_restarts) = (5, 1),
+                "--json" => options.json = true,
+                _ => return Err(format!("{argument} is no option; they are at the top of benches/restart/main.rs")),
+            }
+        }
+        Ok(options)
+    }
+
+    pub fn wants(&self, contender: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == contender)
+    }
+
+    pub fn rounds(&self, scenario: Scenario) -> usize {
+        match scenario {
+            Scenario::Idle | Scenario::Load => self.restarts,
+            Scenario::Streams | Scenario::Memory => self.few_restarts,
+        }
+    }
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text} is no number"))
+}
+
+fn scenario(name: &str) -> Result<Scenario, String> {
+    let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+    found.ok_or_else(|| format!("{name} is no scenario"))
+}
+
+fn contender(name: &str) -> Result<String, String> {
+    let found = CONTENDERS.iter().any(|contender| contender.name == name);
+    if found { Ok(name.to_owned()) } else { Err(format!("{name} is no contender")) }
+}

@@ -1,0 +1,28 @@
+//! Harness of the black-box tests: starts a service, watches every generation of it, and lets none survive the test.
+//!
+//! A service runs in a process group and a directory of its own. The test is the reaper of whatever it leaves behind, so
+//! a zombie or a forgotten process is seen. Nothing here sleeps: tests wait for a line, an answer, an exit or an open
+//! gate, each for at most [`PATIENCE`], after which everything that was said is printed.
+
+mod chain;
+pub mod client;
+mod gate;
+pub mod http;
+pub mod inside;
+mod log;
+pub mod peer;
+pub mod places;
+mod process;
+
+use std::time::Duration;
+
+pub use chain::{Asker, Chain, Start};
+pub use gate::Gate;
+pub use log::{Log, Mark, number_after};
+pub use process::{Exit, Process};
+
+#[cfg(feature = "peers")]
+pub mod contender;
+
+/// How long a test waits for what must come; far more than it can take, so that only a hang reaches it.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,6 @@
+#[derive(flip::Handoff)]
+struct Visits {
+    total: std::sync::atomic::AtomicU64,
+}
+
+fn main() {}

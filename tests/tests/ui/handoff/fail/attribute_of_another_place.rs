@@ -1,0 +1,8 @@
+#[derive(flip::Handoff)]
+#[handoff(skip)]
+struct Visits {
+    #[handoff(calls(Hit))]
+    total: u64,
+}
+
+fn main() {}

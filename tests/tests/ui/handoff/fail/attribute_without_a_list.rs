@@ -1,0 +1,7 @@
+#[derive(flip::Handoff)]
+struct Visits {
+    #[handoff]
+    total: u64,
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+#[derive(flip::Handoff)]
+struct Peer {
+    #[handoff(serde)]
+    stream: std::net::TcpStream,
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+fn live<T: flip::Handoff>() {}
+
+fn main() {
+    live::<std::sync::Mutex<u64>>();
+}

@@ -1,0 +1,8 @@
+type Locked = std::sync::Mutex<u64>;
+
+#[derive(flip::Handoff)]
+struct Visits {
+    total: Locked,
+}
+
+fn main() {}

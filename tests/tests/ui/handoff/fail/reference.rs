@@ -1,0 +1,6 @@
+#[derive(flip::Handoff)]
+struct Visits {
+    name: &'static str,
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[derive(flip::Handoff)]
+struct Visits {
+    log: Vec<Box<dyn std::fmt::Debug>>,
+}
+
+fn main() {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, ready = auto)]
+async fn main() {}

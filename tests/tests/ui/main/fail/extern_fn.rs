@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+extern "C" fn main() {}

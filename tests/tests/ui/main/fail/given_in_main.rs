@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+async fn main(#[given] _number: u64) {}

@@ -1,0 +1,4 @@
+#[derive(flip::Params)]
+struct App(flip::Shutdown);
+
+fn main() {}

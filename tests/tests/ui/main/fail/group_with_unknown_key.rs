@@ -1,0 +1,7 @@
+#[derive(flip::Params)]
+#[params(suffix = "admin")]
+struct App {
+    _shutdown: flip::Shutdown,
+}
+
+fn main() {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+async fn main(#[with(3)] _number: impl Copy) {}

@@ -1,0 +1,4 @@
+use flip::TcpListener;
+
+#[flip::main]
+async fn main(_http: Option<TcpListener>) {}

@@ -1,0 +1,8 @@
+struct Service;
+
+impl Service {
+    #[flip::service(ready = manual)]
+    async fn serve(&self) {}
+}
+
+fn main() {}

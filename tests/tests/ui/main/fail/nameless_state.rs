@@ -1,0 +1,4 @@
+use flip::{Live, TcpListener};
+
+#[flip::main]
+async fn main(#[listen("127.0.0.1:0")] _http: TcpListener, _: Live<u64>) {}

@@ -1,0 +1,2 @@
+#[flip::main]
+async fn main(#[listen("127.0.0.1:0")] _http: String) {}

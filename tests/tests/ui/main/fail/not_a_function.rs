@@ -1,0 +1,4 @@
+#[flip::main]
+struct Service;
+
+fn main() {}

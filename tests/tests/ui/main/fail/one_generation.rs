@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, generations = 1)]
+async fn main() {}

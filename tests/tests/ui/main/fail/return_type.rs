@@ -1,0 +1,4 @@
+#[flip::main(ready = manual)]
+async fn main() -> std::io::Result<()> {
+    3
+}

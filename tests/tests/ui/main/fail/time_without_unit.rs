@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, drain_timeout = 30)]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, worker_threads = 4)]
+fn main() {}

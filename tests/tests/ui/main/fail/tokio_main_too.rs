@@ -1,0 +1,3 @@
+#[flip::main(ready = manual)]
+#[tokio::main]
+async fn main() {}

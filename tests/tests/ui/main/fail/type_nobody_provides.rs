@@ -1,0 +1,2 @@
+#[flip::main]
+async fn main(_number: u64) {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, stop = [SIGTERM, SIGKILL])]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, drain_timout = 30s)]
+async fn main() {}

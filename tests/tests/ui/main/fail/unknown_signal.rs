@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, upgrade = SIGHPU)]
+async fn main() {}

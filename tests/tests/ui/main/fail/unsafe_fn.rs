@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+async unsafe fn main() {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, upgrade = SIGTERM)]
+async fn main() {}

@@ -1,0 +1,6 @@
+#[flip::main(ready = manual)]
+async fn main()
+where
+    u8: Copy,
+{
+}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+async fn main(#[with] _number: u64) {}

@@ -1,0 +1,2 @@
+#[flip::main(ready = manual, flavor = "current_thread", worker_threads = 4)]
+async fn main() {}

@@ -1,0 +1,48 @@
+use flip::{Handle, Live, Shutdown, TcpListener};
+use std::net::SocketAddr;
+
+struct Config {
+    http: SocketAddr,
+    admin: Option<String>,
+    more: Vec<String>,
+    backlog: u32,
+}
+
+impl Config {
+    fn load(_path: &str) -> std::io::Result<Self> {
+        let http = SocketAddr::from(([127, 0, 0, 1], 0));
+        Ok(Self { http, admin: None, more: Vec::new(), backlog: 16 })
+    }
+}
+
+async fn first(config: &Config) -> Result<u64, std::num::ParseIntError> {
+    config.backlog.to_string().parse()
+}
+
+/// Documented.
+#[flip::main]
+#[allow(clippy::too_many_arguments)]
+pub async fn start(
+    #[with(Config::load("app.toml")?)] config: Config,
+    #[with(async { "awaited" }.await)] awaited: &'static str,
+    #[with(Box::new(3))] coerced: Box<dyn std::fmt::Debug>,
+    #[listen(config.http)] mut http: TcpListener,
+    #[listen(config.admin, backlog = config.backlog)] admin: Option<TcpListener>,
+    #[listen(config.more)] more: Vec<TcpListener>,
+    #[listen(SocketAddr::new(config.http.ip(), 81))] next: TcpListener,
+    #[live(init = first(&config).await?)] awaited_content: Live<u64>,
+    #[live(init = "3".parse()?)] fallible_content: Live<u64>,
+    #[live(init = 3)] plain_content: Live<u64>,
+    r#type: Live<u64>,
+    _unused: Live<u64>,
+    _: Shutdown,
+    handle: Handle,
+) {
+    http = http;
+    drop((config, awaited, coerced, http, admin, more, next, handle));
+    drop((awaited_content, fallible_content, plain_content, r#type));
+}
+
+fn main() {
+    let _ = start;
+}
