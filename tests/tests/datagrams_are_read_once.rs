@@ -79,3 +79,25 @@ fn unix_datagrams_lose_nothing_and_answer_nothing_twice() {
     assert!(!tally.has_lost(), "{tally}");
     service.stop();
 }
+
+#[test]
+fn datagram_that_was_read_before_the_handoff_is_answered_after_it() {
+    let mut service = start(env!("CARGO_BIN_EXE_sockets"), "udp 127.0.0.1:0");
+    let address = address_of(&service, Mark::START, "udp");
+    let mut gate = service.gate("answer-1");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send(b"early").unwrap();
+    service.line("is at the gate answer-1");
+    let old = service.upgrade().unwrap();
+    gate.open();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(format!("{} udp early", old.pid).as_str()));
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    socket.send(b"late").unwrap();
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(format!("{} udp late", service.owner().pid).as_str()));
+    service.stop();
+}

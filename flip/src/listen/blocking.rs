@@ -254,7 +254,8 @@ pub(super) fn send_message(fd: &impl AsFd, message: &[u8]) -> io::Result<usize> 
 /// A UDP socket that outlives the process, for threads.
 ///
 /// Datagrams are received by one process at a time; those that come during a handoff wait in the socket for the new one.
-/// Answers can be sent while draining, too.
+/// Answers can be sent while draining, too: once it has received, a process that has handed over or is stopping waits until
+/// the socket is dropped, at most for `drain_timeout`.
 ///
 /// ```no_run
 /// # fn example(dns: flip::blocking::UdpSocket) -> std::io::Result<()> {
@@ -277,7 +278,7 @@ impl UdpSocket {
     /// # Errors
     /// What recv(2) says.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
-        self.0.next_blocking(|fd| fd.udp()?.recv_from(buf))
+        self.0.next_blocking(|fd| self.0.receive(fd.udp()?.recv_from(buf)))
     }
 
     /// Sends a datagram from the address of this socket. It is never held back, not even after handing over.
@@ -298,7 +299,7 @@ impl UdpSocket {
     }
 }
 
-/// A Unix datagram socket that outlives the process, for threads.
+/// A Unix datagram socket that outlives the process, for threads: as [`UdpSocket`].
 #[derive(Debug)]
 pub struct UnixDatagram(Face);
 
@@ -311,7 +312,7 @@ impl UnixDatagram {
     /// # Errors
     /// What recv(2) says.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<Option<(usize, UnixAddr)>> {
-        self.0.next_blocking(|fd| fd.unix_datagram()?.recv_from(buf))
+        self.0.next_blocking(|fd| self.0.receive(fd.unix_datagram()?.recv_from(buf)))
     }
 
     /// Sends a datagram to a path from the address of this socket. It is never held back, not even after handing over.

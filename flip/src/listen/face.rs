@@ -429,7 +429,8 @@ impl AsFd for SeqpacketStream {
 /// A UDP socket that outlives the process.
 ///
 /// Datagrams are received by one process at a time; those that come during a handoff wait in the socket for the new one.
-/// Answers can be sent while draining, too.
+/// Answers can be sent while draining, too: once it has received, a process that has handed over or is stopping waits until
+/// the socket is dropped, at most for `drain_timeout`.
 ///
 /// ```no_run
 /// # async fn example(dns: flip::UdpSocket) -> std::io::Result<()> {
@@ -468,7 +469,7 @@ impl UdpSocket {
     /// # Cancel safety
     /// No datagram is lost when the future is dropped.
     pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
-        self.face.next(|fd| fd.udp()?.recv_from(buf)).await
+        self.face.next(|fd| self.face.receive(fd.udp()?.recv_from(buf))).await
     }
 
     /// Sends a datagram from the address of this socket. It is never held back, not even after handing over.
@@ -497,7 +498,7 @@ impl UdpSocket {
     }
 }
 
-/// A Unix datagram socket that outlives the process.
+/// A Unix datagram socket that outlives the process: as [`UdpSocket`].
 ///
 /// ```no_run
 /// # async fn example(log: flip::UnixDatagram) -> std::io::Result<()> {
@@ -523,7 +524,7 @@ impl UnixDatagram {
     /// # Cancel safety
     /// No datagram is lost when the future is dropped.
     pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<Option<(usize, UnixAddr)>> {
-        self.0.next(|fd| fd.unix_datagram()?.recv_from(buf)).await
+        self.0.next(|fd| self.0.receive(fd.unix_datagram()?.recv_from(buf))).await
     }
 
     /// Sends a datagram to a path from the address of this socket. It is never held back, not even after handing over.

@@ -28,8 +28,9 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use address::{Address, AddressError, ToAddress};
 pub use error::{ListenError, ListenErrorKind};
@@ -42,6 +43,8 @@ pub(crate) use named::{Manner, Named, Offered};
 pub use options::ListenOptions;
 pub(crate) use registry::InheritedSocket;
 pub use registry::Listeners;
+
+use crate::drain::Guard;
 
 /// What `#[listen]` can give.
 ///
@@ -100,7 +103,12 @@ impl<L: Listen<Address>> Listen<Vec<Address>> for Vec<L> {
 
 /// What a face holds: when it goes, the listener goes.
 #[derive(Debug)]
-struct Face(Arc<Named>);
+struct Face {
+    named: Arc<Named>,
+    /// A datagram has no connection whose end could be waited for: once one was received, its answer may be on its way for
+    /// as long as somebody has the socket.
+    received: OnceLock<Guard>,
+}
 
 impl Face {
     fn listen(
@@ -110,7 +118,17 @@ impl Face {
         address: Address,
         options: &ListenOptions,
     ) -> Result<Face, ListenError> {
-        listeners.bind(kind, name, address, options, Manner::Managed).map(Face)
+        let named = listeners.bind(kind, name, address, options, Manner::Managed)?;
+        Ok(Face { named, received: OnceLock::new() })
+    }
+
+    /// Keeps the process draining until the face goes. Call it with the right to receive, so that it counts before this
+    /// process hands over.
+    fn receive<T>(&self, received: io::Result<T>) -> io::Result<T> {
+        if received.is_ok() {
+            self.received.get_or_init(|| self.track(None));
+        }
+        received
     }
 }
 
@@ -118,13 +136,13 @@ impl std::ops::Deref for Face {
     type Target = Named;
 
     fn deref(&self) -> &Named {
-        &self.0
+        &self.named
     }
 }
 
 impl Drop for Face {
     fn drop(&mut self) {
-        self.0.leave();
+        self.named.leave();
     }
 }
 

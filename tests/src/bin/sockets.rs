@@ -49,9 +49,9 @@ async fn talk(name: String, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::
     Ok(())
 }
 
-/// Between two accepts the process can be held, by a gate of its generation.
-async fn gate(generation: u64) {
-    let gate = format!("accept-{generation}");
+/// Between two accepts, and between a datagram and its answer, the process can be held by a gate of its generation.
+async fn gate(name: &str, generation: u64) {
+    let gate = format!("{name}-{generation}");
     spawn_blocking(move || pass_gate(&gate)).await.expect("a gate does not panic");
 }
 
@@ -89,7 +89,7 @@ async fn main(
         tokio::spawn(async move {
             while let Some((stream, _)) = listener.accept().await? {
                 tokio::spawn(talk(name.clone(), stream));
-                gate(generation).await;
+                gate("accept", generation).await;
             }
             io::Result::Ok(())
         });
@@ -111,6 +111,7 @@ async fn main(
         tokio::spawn(async move {
             let mut buffer = [0; 512];
             while let Some((length, peer)) = socket.recv_from(&mut buffer).await? {
+                gate("answer", generation).await;
                 let text = reply("udp", &String::from_utf8_lossy(&buffer[..length]));
                 socket.send_to(text.as_bytes(), peer).await?;
             }
