@@ -70,29 +70,77 @@ fn send(socket: &OwnedFd, listener: String, passed: Passed) -> std::io::Result<(
 /// The owner's side: what has arrived, by listener, until its server takes it.
 #[derive(Default)]
 pub(crate) struct Arrivals {
-    /// Only of listeners that somebody serves.
-    waiting: Mutex<HashMap<String, VecDeque<Passed>>>,
+    waiting: Mutex<Waiting>,
     /// How many processes may still pass some.
     sources: AtomicUsize,
     arrived: Event,
 }
 
+#[derive(Default)]
+struct Waiting {
+    /// Of every listener that this process has and that may yet be served: its server may begin long after the old process has
+    /// passed what it had.
+    queues: HashMap<String, Queue>,
+    /// What the old process calls a listener that has another name here.
+    renamed: HashMap<String, String>,
+}
+
+#[derive(Default)]
+struct Queue {
+    served: bool,
+    passed: VecDeque<Passed>,
+}
+
 impl Arrivals {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<String, VecDeque<Passed>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process has a listener of this name, and so has the old one, under one of `others`.
+    pub(crate) fn expect(&self, listener: &str, others: impl IntoIterator<Item = String>) {
+        let mut waiting = self.waiting();
+        waiting.queues.entry(listener.to_owned()).or_default();
+        for other in others {
+            waiting.renamed.insert(other, listener.to_owned());
+        }
     }
 
     /// From here on connections of this listener are taken.
     pub(crate) fn serve(&self, listener: &str) {
-        self.waiting().entry(listener.to_owned()).or_default();
+        self.waiting().queues.entry(listener.to_owned()).or_default().served = true;
     }
 
-    /// A connection has arrived. Where nobody serves its listener it is closed.
+    /// Somebody accepts from this listener. Who does so without a server has nothing to do with what others began.
+    pub(crate) fn accepts(&self, listener: &str) {
+        let gone = {
+            let mut waiting = self.waiting();
+            if waiting.queues.get(listener).is_none_or(|queue| queue.served) {
+                return;
+            }
+            waiting.queues.remove(listener)
+        };
+        refuse(listener, gone);
+    }
+
+    /// The listener is gone.
+    pub(crate) fn forget(&self, listener: &str) {
+        let gone = self.waiting().queues.remove(listener);
+        refuse(listener, gone);
+    }
+
+    /// A connection has arrived. Where nobody will ever serve its listener it is closed.
     pub(crate) fn push(&self, listener: &str, passed: Passed) {
-        match self.waiting().get_mut(listener) {
-            Some(queue) => queue.push_back(passed),
-            None => return say!(warn, "a connection of {listener} was passed, and nobody serves that here: closed"),
+        let mut waiting = self.waiting();
+        let Waiting { queues, renamed } = &mut *waiting;
+        let here = renamed.get(listener).map_or(listener, String::as_str);
+        match queues.get_mut(here) {
+            Some(queue) => queue.passed.push_back(passed),
+            None => {
+                drop(waiting);
+                return refuse(listener, Some(Queue { served: false, passed: VecDeque::from([passed]) }));
+            }
         }
+        drop(waiting);
         self.arrived.notify(usize::MAX);
     }
 
@@ -119,7 +167,7 @@ impl Arrivals {
     }
 
     pub(crate) fn try_next(&self, listener: &str) -> Option<Passed> {
-        self.waiting().get_mut(listener)?.pop_front()
+        self.waiting().queues.get_mut(listener)?.passed.pop_front()
     }
 
     /// # Cancel safety
@@ -131,6 +179,57 @@ impl Arrivals {
                 return passed;
             }
             arrived.await;
+        }
+    }
+}
+
+fn refuse(listener: &str, queue: Option<Queue>) {
+    let count = queue.map_or(0, |queue| queue.passed.len());
+    if count > 0 {
+        say!(warn, "{count} connections of {listener} were passed, and nobody serves that here: closed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn passed() -> (Passed, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Passed { socket: ours.into(), unread: vec![], kept: true }, theirs)
+    }
+
+    #[test]
+    fn connection_waits_for_a_server_that_comes_later() {
+        let arrivals = Arrivals::default();
+        arrivals.expect("http", ["web".to_owned()]);
+        arrivals.push("web", passed().0);
+        arrivals.push("http", passed().0);
+        arrivals.serve("http");
+        arrivals.accepts("http");
+        assert!(arrivals.try_next("http").is_some() && arrivals.try_next("http").is_some());
+        assert!(arrivals.try_next("http").is_none());
+    }
+
+    #[test]
+    fn connection_that_nobody_will_serve_is_closed() {
+        let arrivals = Arrivals::default();
+        let is_closed = |mut peer: UnixStream| {
+            peer.set_nonblocking(true).unwrap();
+            std::io::Read::read(&mut peer, &mut [0]).ok() == Some(0)
+        };
+        arrivals.expect("http", []);
+        for give_up in [Arrivals::accepts, Arrivals::forget] {
+            arrivals.expect("http", []);
+            let (connection, peer) = passed();
+            arrivals.push("http", connection);
+            give_up(&arrivals, "http");
+            assert!(is_closed(peer));
+            let (connection, peer) = passed();
+            arrivals.push("http", connection);
+            assert!(is_closed(peer));
         }
     }
 }

@@ -37,6 +37,22 @@ fn kept_connection_goes_to_the_new_process() {
 }
 
 #[test]
+fn kept_connection_waits_for_a_server_that_begins_late() {
+    let mut service = Start::new(env!("CARGO_BIN_EXE_late")).start();
+    let address = service.line(" is ready at ").rsplit_once(' ').unwrap().1.parse().unwrap();
+    let mut gate = service.gate("serve-2");
+    let mut http = Http::open(address).unwrap();
+    http.exchange("GET", "/").unwrap();
+    upgrade(&mut service);
+    service.line("is at the gate serve-2");
+    http.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    gate.open();
+    assert_eq!(http.good_answer().unwrap().body, service.owner().pid.to_string());
+    drop(http);
+    service.stop();
+}
+
+#[test]
 fn half_a_head_is_answered_by_the_new_process() {
     let (mut service, address) = start(&[]);
     let request = "GET /pid HTTP/1.1\r\nhost: test\r\n\r\n";

@@ -63,8 +63,8 @@ pub(crate) mod sealed {
         /// A connection that an earlier process accepted.
         fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io, Self::Peer>>;
 
-        /// The listener's name.
-        fn name(&self) -> &str;
+        /// The listener's name, and which of several it is.
+        fn label(&self) -> String;
 
         fn process(&self) -> Process;
     }
@@ -124,8 +124,8 @@ pub(crate) mod sealed {
             Ok(Accepted { io, guard, peer })
         }
 
-        fn name(&self) -> &str {
-            self.name()
+        fn label(&self) -> String {
+            self.label()
         }
 
         fn process(&self) -> Process {
@@ -148,8 +148,8 @@ pub(crate) mod sealed {
             Ok(Accepted { io, guard, peer: () })
         }
 
-        fn name(&self) -> &str {
-            self.name()
+        fn label(&self) -> String {
+            self.label()
         }
 
         fn process(&self) -> Process {
@@ -240,7 +240,7 @@ where
 {
     let sealed::Process(shared) = listener.process();
     let open = Arc::new(Open::default());
-    let name: Arc<str> = listener.name().into();
+    let name: Arc<str> = listener.label().into();
     let serve = |resting: Resting<L::Io>, peer: L::Peer| {
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(connection::drive(resting, service, peer, Arc::clone(&name), Arc::clone(&shared), options));

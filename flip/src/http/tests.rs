@@ -34,8 +34,8 @@ impl sealed::Accept for Tcp {
         unreachable!("nothing is passed to a process without a predecessor")
     }
 
-    fn name(&self) -> &str {
-        "test"
+    fn label(&self) -> String {
+        "test".to_owned()
     }
 
     fn process(&self) -> sealed::Process {
@@ -59,8 +59,8 @@ impl sealed::Accept for Unix {
         unreachable!("nothing is passed to a process without a predecessor")
     }
 
-    fn name(&self) -> &str {
-        "test"
+    fn label(&self) -> String {
+        "test".to_owned()
     }
 
     fn process(&self) -> sealed::Process {

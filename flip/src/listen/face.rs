@@ -112,6 +112,11 @@ listen!(TcpListener, Kind::Tcp);
 
 #[cfg(feature = "axum")]
 impl TcpListener {
+    /// Its name, and which of several it is.
+    pub(crate) fn label(&self) -> String {
+        self.0.label()
+    }
+
     pub(crate) fn shared(&self) -> &Arc<crate::shared::Shared> {
         &self.0.shared
     }
@@ -178,6 +183,11 @@ listen!(UnixListener, Kind::Unix);
 
 #[cfg(feature = "axum")]
 impl UnixListener {
+    /// Its name, and which of several it is.
+    pub(crate) fn label(&self) -> String {
+        self.0.label()
+    }
+
     pub(crate) fn shared(&self) -> &Arc<crate::shared::Shared> {
         &self.0.shared
     }

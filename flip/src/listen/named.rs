@@ -162,6 +162,7 @@ impl Named {
 
     fn mark_polled(&self) {
         if !self.polled.load(Ordering::Relaxed) && !self.polled.swap(true, Ordering::SeqCst) {
+            self.shared.arrivals.accepts(&self.label());
             self.shared.notes.send(Note::Polled);
         }
     }
@@ -177,6 +178,7 @@ impl Named {
 
     /// Its face is gone.
     pub(super) fn leave(self: &Arc<Self>) {
+        self.shared.arrivals.forget(&self.label());
         if let Some(registry) = self.registry.upgrade() {
             registry.left(self);
         }

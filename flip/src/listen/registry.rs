@@ -201,6 +201,7 @@ impl Listeners {
 
         let mut slots = Vec::new();
         let mut drifts = Vec::new();
+        let theirs: Vec<_> = claimed.iter().take(1).map(|inherited| inherited.offered.label()).collect();
         for inherited in claimed {
             drifts.extend(report_drift(&name_arc, kind, &inherited, options));
             slots.push(self.adopt(inherited, kind, manner).map_err(|error| fail("taking over its socket", error))?);
@@ -264,6 +265,9 @@ impl Listeners {
         ));
         if manner == Manner::Managed {
             state.managed += 1;
+            if kind.accepts() {
+                self.shared.arrivals.expect(&named.label(), theirs);
+            }
         }
         state.drift.extend(drifts);
         if state.closed {
