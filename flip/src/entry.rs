@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
+use crate::__private::wordless;
 use crate::config::{Config, Ready, Settings};
 use crate::control::{self, Control};
 use crate::error::{Error, chain};
@@ -151,7 +152,7 @@ impl Builder {
     where
         M: Future<Output = R>,
     {
-        run_async(begin(&self.config, self.executable), self.config, provide)
+        run_async(begin(&self.config, self.executable), self.config, provide, wordless)
     }
 
     /// Runs a program without an asynchronous runtime.
@@ -159,25 +160,33 @@ impl Builder {
     where
         M: FnOnce() -> R,
     {
-        run_blocking(begin(&self.config, self.executable), provide)
+        run_blocking(begin(&self.config, self.executable), provide, wordless)
     }
 }
 
 #[doc(hidden)]
 #[cfg(feature = "tokio")]
-pub fn main_async<R, M>(config: Config, provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>) -> R
+pub fn main_async<R, M>(
+    config: Config,
+    provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
+) -> R
 where
     M: Future<Output = R>,
 {
-    run_async(begin(&config, None), config, provide)
+    run_async(begin(&config, None), config, provide, words)
 }
 
 #[doc(hidden)]
-pub fn main_blocking<R, M>(config: Config, provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>) -> R
+pub fn main_blocking<R, M>(
+    config: Config,
+    provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
+) -> R
 where
     M: FnOnce() -> R,
 {
-    run_blocking(begin(&config, None), provide)
+    run_blocking(begin(&config, None), provide, words)
 }
 
 #[doc(hidden)]
@@ -185,22 +194,24 @@ where
 pub fn service_async<R, M>(
     config: Config,
     provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
 ) -> impl Service<Output = R>
 where
     M: Future<Output = R>,
 {
-    Deferred(move || main_async(config, provide))
+    Deferred(move || main_async(config, provide, words))
 }
 
 #[doc(hidden)]
 pub fn service_blocking<R, M>(
     config: Config,
     provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
 ) -> impl Service<Output = R>
 where
     M: FnOnce() -> R,
 {
-    Deferred(move || main_blocking(config, provide))
+    Deferred(move || main_blocking(config, provide, words))
 }
 
 struct Deferred<F>(F);
@@ -313,7 +324,12 @@ fn refuse_parameter(shared: &Shared, error: &Error) -> ! {
 }
 
 #[cfg(feature = "tokio")]
-fn run_async<R, M>(begun: Begun, config: Config, provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>) -> R
+fn run_async<R, M>(
+    begun: Begun,
+    config: Config,
+    provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
+) -> R
 where
     M: Future<Output = R>,
 {
@@ -333,22 +349,26 @@ where
                 setup.done(ready)?;
                 Ok(main)
             };
-            // A stop ends even a parameter that never comes.
-            let main = match until_cut(&shared, provided).await {
+            // A stop ends even a parameter that never comes: nothing is served yet that would have to drain.
+            let main = match until(&shared, provided, Phase::is_leaving).await {
                 Some(Ok(main)) => main,
                 Some(Err(error)) => refuse_parameter(&shared, &error),
                 None => return None,
             };
-            until_cut(&shared, main).await
+            until(&shared, main, |phase| phase >= Phase::Cut).await
         })
     }));
-    let ended = ended(&shared, result);
+    let ended = ended(&shared, result, words);
     runtime.block_on(left(&shared));
     runtime.shutdown_background();
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-fn run_blocking<R, M>(begun: Begun, provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>) -> R
+fn run_blocking<R, M>(
+    begun: Begun,
+    provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>,
+    words: impl FnOnce(&R) -> Option<String>,
+) -> R
 where
     M: FnOnce() -> R,
 {
@@ -369,7 +389,7 @@ where
             Err(error) => refuse_parameter(&shared, &error),
         }
     }));
-    let ended = ended(&shared, result);
+    let ended = ended(&shared, result, words);
     block_on(left(&shared));
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
@@ -437,9 +457,13 @@ impl Runtime {
 }
 
 /// What `main` returned or panicked with; told to the control thread. Without either it was cut, and the process ends.
-fn ended<R>(shared: &Shared, result: Result<Option<R>, Box<dyn Any + Send>>) -> Result<R, Box<dyn Any + Send>> {
+fn ended<R>(
+    shared: &Shared,
+    result: Result<Option<R>, Box<dyn Any + Send>>,
+    words: impl FnOnce(&R) -> Option<String>,
+) -> Result<R, Box<dyn Any + Send>> {
     let (words, ended) = match result {
-        Ok(Some(value)) => (None, Ok(value)),
+        Ok(Some(value)) => (words(&value).map(|error| format!("main returned an error: {error}")), Ok(value)),
         Ok(None) => {
             shared.notes.send(Note::MainEnded(None));
             shared.notes.send(Note::Drained);
@@ -475,11 +499,10 @@ async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     .await;
 }
 
-/// The future's value; nothing when what is left is cut before.
+/// The future's value; nothing when the phase comes to its end before.
 #[cfg(feature = "tokio")]
-async fn until_cut<F: Future>(shared: &Shared, future: F) -> Option<F::Output> {
-    let (mut future, mut cut) =
-        (std::pin::pin!(future), std::pin::pin!(shared.phase.until(|phase| phase >= Phase::Cut)));
+async fn until<F: Future>(shared: &Shared, future: F, end: impl Fn(Phase) -> bool) -> Option<F::Output> {
+    let (mut future, mut end) = (std::pin::pin!(future), std::pin::pin!(shared.phase.until(end)));
     std::future::poll_fn(|cx| {
         let turn = MainTurn::begin();
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
@@ -487,7 +510,7 @@ async fn until_cut<F: Future>(shared: &Shared, future: F) -> Option<F::Output> {
         }
         drop(turn);
         shared.main_goes_on();
-        cut.as_mut().poll(cx).map(|_| None)
+        end.as_mut().poll(cx).map(|_| None)
     })
     .await
 }

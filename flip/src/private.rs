@@ -1,5 +1,9 @@
 //! Everything that an expansion may name. Not public: it changes without notice.
 
+#![allow(missing_docs)]
+
+use std::fmt::Debug;
+
 pub use serde::{Serialize, de::DeserializeOwned};
 
 pub use crate::config::{Config, Flavor, Ready, Runtime, UnhandledPanic};
@@ -14,6 +18,30 @@ pub use crate::handoff::{
     probe::{ByNothing, BySerde, Codec, Level0, Level1, Level2, Level3, Of, Pair, Probe},
 };
 use crate::listen::ToAddress;
+
+/// What `main` returned. A value that is an error has words for the old process; another has none.
+pub struct Ended<'r, R>(pub &'r R);
+
+impl<T, E: Debug> Ended<'_, Result<T, E>> {
+    /// As std prints it when the process ends.
+    pub fn words(&self) -> Option<String> {
+        self.0.as_ref().err().map(|error| format!("{error:?}"))
+    }
+}
+
+/// The method of what is no `Result`.
+pub trait NoWords {
+    fn words(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<R> NoWords for Ended<'_, R> {}
+
+/// For a `main` that returns nothing.
+pub fn wordless<R>(_: &R) -> Option<String> {
+    None
+}
 
 /// What a `#[listen(expression)]` gives. `O` has a name because rustc looks at `A::Out` once more, and what is no address is
 /// one mistake.

@@ -61,7 +61,8 @@ fn new_process_panics() {
 fn new_process_returns_an_error() {
     let service = Start::new(COUNTER).start();
     service.at_start("error");
-    let log = fails_saying(service, &["ended before it served"], |service| service.at_start(""));
+    let because = ["ended before it served: main returned an error: \"the new one fails on purpose\""];
+    let log = fails_saying(service, &because, |service| service.at_start(""));
     assert_eq!(log.count("Error: \"the new one fails on purpose\""), 2, "{}", log.text());
 }
 

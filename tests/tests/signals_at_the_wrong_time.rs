@@ -115,7 +115,10 @@ fn service_that_a_shell_started_is_upgraded_at_the_terminal() {
     for _ in 0..2 {
         // The first one is the shell's to reap.
         service.upgrade().unwrap();
+        let second = service.line("and Ctrl-C does not reach it");
+        assert!(second.ends_with(&format!("kill -TERM {}", number_after(&second, "flip: pid ").unwrap())), "{second}");
     }
+    assert_eq!(service.log().count("stop it by: kill -TERM"), 1, "the second has nobody to tell");
     assert_eq!(service.tell("get"), "1");
     drop(master);
     service.line("SIGHUP from the kernel: stop");

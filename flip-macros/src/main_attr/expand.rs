@@ -6,7 +6,7 @@ use super::item::Item;
 use crate::provide::{Source, Wanted, ordered, setup};
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::{Attribute, ReturnType, Safety, Signature, Token};
+use syn::{Attribute, Path, ReturnType, Safety, Signature, Token, Type};
 
 /// ```text
 /// fn main() -> io::Result<()> {
@@ -15,7 +15,7 @@ use syn::{Attribute, ReturnType, Safety, Signature, Token};
 ///         let http: TcpListener = __flip.listen::<TcpListener>("http", …).await?;
 ///         let visits: Live<Visits> = __flip.param::<Live<Visits>>("visits").await?;
 ///         ::core::result::Result::Ok::<_, ::flip::Error>(main(http, visits))
-///     })
+///     }, words)
 /// }
 /// ```
 ///
@@ -28,13 +28,14 @@ pub(crate) fn main(args: &Args, item: &Item) -> TokenStream {
     let run = runner(item, "main");
     let config = args.config();
     let provide = provide(args, item, None);
+    let words = words(flip, signature);
     let allowed = allowed(item);
     quote! {
         #(#attributes)*
         #visibility #fn_token #name() #output {
             #allowed
             #signature #body
-            #flip::__private::#run(#config, #provide)
+            #flip::__private::#run(#config, #provide, #words)
         }
     }
 }
@@ -45,12 +46,13 @@ pub(crate) fn main(args: &Args, item: &Item) -> TokenStream {
 ///     ::flip::__private::service_async(::flip::__private::Config::NEW, async move |__flip: &::flip::Setup| {
 ///         let http: TcpListener = __flip.listen::<TcpListener>("http", …).await?;
 ///         ::core::result::Result::Ok::<_, ::flip::Error>(serve(opts, http))
-///     })
+///     }, words)
 /// }
 /// ```
 pub(crate) fn service(args: &Args, item: &Item) -> TokenStream {
     let provide = provide(args, item, Some(<Token![move]>::default()));
-    service_around(args, &item.attributes, &item.signature, item, args.config(), provide)
+    let words = words(&args.krate, &item.signature);
+    service_around(args, &item.attributes, &item.signature, item, (args.config(), provide, words))
 }
 
 fn service_around(
@@ -58,8 +60,7 @@ fn service_around(
     attributes: &[Attribute],
     signature: &Signature,
     item: &Item,
-    config: TokenStream,
-    provide: TokenStream,
+    (config, provide, words): (TokenStream, TokenStream, TokenStream),
 ) -> TokenStream {
     let (visibility, body) = (&item.visibility, &item.body);
     let (fn_token, name, flip) = (&signature.fn_token, &signature.ident, &args.krate);
@@ -78,8 +79,23 @@ fn service_around(
         #visibility #fn_token #name(#(#given),*) -> impl #flip::Service<Output = #output> {
             #allowed
             #signature #body
-            #flip::__private::#run(#config, #provide)
+            #flip::__private::#run(#config, #provide, #words)
         }
+    }
+}
+
+/// What `main` says by a value that is an error, for whoever asked for this process; std prints it only at the very end:
+///
+/// ```text
+/// |__ended: &io::Result<()>| { use ::flip::__private::NoWords as _; ::flip::__private::Ended(__ended).words() }
+/// ```
+fn words(flip: &Path, signature: &Signature) -> TokenStream {
+    match &signature.output {
+        ReturnType::Type(_, ty) if !matches!(**ty, Type::Never(_)) => {
+            let ended = Ident::new("__flip_ended", Span::mixed_site());
+            quote!(|#ended: &#ty| { use #flip::__private::NoWords as _; #flip::__private::Ended(#ended).words() })
+        }
+        _ => quote!(#flip::__private::wordless),
     }
 }
 
@@ -176,7 +192,7 @@ pub(crate) fn refused_main(errors: TokenStream, item: &Item) -> TokenStream {
 ///     async fn serve(opts: Opts, http: TcpListener) -> io::Result<()> { … }
 ///     ::flip::__private::service_async(::flip::__private::Config::NEW, async move |_: &::flip::Setup| {
 ///         ::core::result::Result::Ok::<_, ::flip::Error>(serve(opts, ::core::unreachable!()))
-///     })
+///     }, words)
 /// }
 /// ```
 pub(crate) fn refused_service(errors: TokenStream, args: &Args, item: &Item) -> TokenStream {
@@ -196,7 +212,8 @@ pub(crate) fn refused_service(errors: TokenStream, args: &Args, item: &Item) -> 
         }
     };
     let config = quote!(#flip::__private::Config::NEW);
-    let service = service_around(args, &kept_attributes(item), &mended(item), item, config, provide);
+    let words = quote!(#flip::__private::wordless);
+    let service = service_around(args, &kept_attributes(item), &mended(item), item, (config, provide, words));
     quote!(#errors #[allow(unreachable_code)] #service)
 }
 

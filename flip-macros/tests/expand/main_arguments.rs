@@ -47,5 +47,9 @@ fn main() -> ExitCode {
         async |__flip: &crate::vendored::flip::Setup| {
             ::core::result::Result::Ok::<_, crate::vendored::flip::Error>(main())
         },
+        |__flip_ended: &ExitCode| {
+            use crate::vendored::flip::__private::NoWords as _;
+            crate::vendored::flip::__private::Ended(__flip_ended).words()
+        },
     )
 }

@@ -33,5 +33,9 @@ fn main() -> Result<(), Error> {
                 ::flip::Error,
             >(move || main(args, http, shutdown))
         },
+        |__flip_ended: &Result<(), Error>| {
+            use ::flip::__private::NoWords as _;
+            ::flip::__private::Ended(__flip_ended).words()
+        },
     )
 }

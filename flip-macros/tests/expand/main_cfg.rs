@@ -44,5 +44,6 @@ fn main() {
                 ::flip::Error,
             >(main(http, #[cfg(feature = "tls")] https))
         },
+        ::flip::__private::wordless,
     )
 }

@@ -104,5 +104,6 @@ pub(crate) fn main() {
                 ::flip::Error,
             >(main(config, args, http, admin, rates, alias, visits, app, shutdown))
         },
+        ::flip::__private::wordless,
     )
 }

@@ -24,5 +24,9 @@ fn main() -> std::io::Result<()> {
             let visits: Live<Visits> = __flip.param::<Live<Visits>>("visits").await?;
             ::core::result::Result::Ok::<_, ::flip::Error>(main(http, visits))
         },
+        |__flip_ended: &std::io::Result<()>| {
+            use ::flip::__private::NoWords as _;
+            ::flip::__private::Ended(__flip_ended).words()
+        },
     )
 }

@@ -41,5 +41,6 @@ fn main() {
                 ::flip::Error,
             >(__flip_function(main, r#type, _unused, __flip_3, __flip_4))
         },
+        ::flip::__private::wordless,
     )
 }

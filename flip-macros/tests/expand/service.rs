@@ -40,5 +40,9 @@ pub fn serve(
                 ::flip::Error,
             >(serve(options, http, __flip_2))
         },
+        |__flip_ended: &io::Result<()>| {
+            use ::flip::__private::NoWords as _;
+            ::flip::__private::Ended(__flip_ended).words()
+        },
     )
 }

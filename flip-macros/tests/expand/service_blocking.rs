@@ -19,5 +19,6 @@ fn serve() -> impl ::flip::Service<Output = ()> {
                 .await?;
             ::core::result::Result::Ok::<_, ::flip::Error>(move || serve(http))
         },
+        ::flip::__private::wordless,
     )
 }

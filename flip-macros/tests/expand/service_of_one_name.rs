@@ -31,5 +31,9 @@ fn number(__flip_given: u64) -> impl ::flip::Service<Output = u64> {
                 ::flip::Error,
             >(move || __flip_function(number, next))
         },
+        |__flip_ended: &u64| {
+            use ::flip::__private::NoWords as _;
+            ::flip::__private::Ended(__flip_ended).words()
+        },
     )
 }

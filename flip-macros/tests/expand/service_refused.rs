@@ -21,5 +21,6 @@ fn serve(options: Options) -> impl ::flip::Service<Output = io::Result<()>> {
                 ::flip::Error,
             >(serve(options, ::core::unreachable!()))
         },
+        ::flip::__private::wordless,
     )
 }

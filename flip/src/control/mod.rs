@@ -6,6 +6,7 @@ mod draining;
 mod link;
 
 use std::collections::VecDeque;
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -757,6 +758,9 @@ impl Thread {
                 for open in self.shared.connections.open() {
                     say!(warn, "cut: {open}");
                 }
+                if !self.main_ended {
+                    say!(warn, "cut: main, which has not returned");
+                }
                 self.shared.phase.set(Phase::Cut);
                 if self.shared.main_blocks.load(Ordering::Relaxed) {
                     // Nobody can drop a `main` that runs on its own thread; the process ends under it.
@@ -1034,6 +1038,10 @@ impl Thread {
                 pause.as_micros(),
                 connections(shared.connections.open().len()),
             );
+            if generation == 1 && (std::io::stdin().is_terminal() || std::io::stderr().is_terminal()) {
+                // The prompt comes back, and the keys that stopped the service no longer reach it.
+                say!(info, "pid {pid} now serves, and Ctrl-C does not reach it; stop it by: kill -TERM {pid}");
+            }
             if self.orphaned {
                 let why = format!("the new process (pid {pid}) died as soon as it served: nobody owns the service");
                 for reply in self.asked.drain(..) {
