@@ -277,11 +277,12 @@ fn try_begin(
         let _ = shared.listeners.set(listeners.expect("nothing is inherited, so nothing can be wrong with it"));
         shared.start.announce(Start::Cold);
     }
-    control::start(Control { shared: Arc::clone(&shared), settings, origin, signals, channel })
-        .map_err(|error| Error::system("start the control thread", error))?;
-    // From here on they are heard; what arrived before was held back by the old process's mask.
+    // From here on they are heard; what arrived before was held back by the old process's mask. All threads that are started
+    // have the first generation's mask, and so have their children.
     let handled: SigSet = handled.into_iter().collect();
     signal::unblock(&handled).map_err(|error| Error::system("unblock signals", error))?;
+    control::start(Control { shared: Arc::clone(&shared), settings, origin, signals, channel })
+        .map_err(|error| Error::system("start the control thread", error))?;
     Ok(Begun { shared, ready })
 }
 
@@ -361,6 +362,7 @@ where
     let ended = ended(&shared, result, words);
     runtime.block_on(left(&shared));
     runtime.shutdown_background();
+    shared.returned.store(true, Ordering::SeqCst);
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -391,6 +393,7 @@ where
     }));
     let ended = ended(&shared, result, words);
     block_on(left(&shared));
+    shared.returned.store(true, Ordering::SeqCst);
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use event_listener::{Event, Listener, listener};
 
@@ -64,9 +65,10 @@ pub(crate) struct Shared {
     /// Connections that draining processes passed to this one.
     pub(crate) arrivals: Arrivals,
     pub(crate) generation: AtomicU64,
-    /// Grows with each frame of content sent or received.
-    pub(crate) progress: AtomicU64,
+    pub(crate) progress: Progress,
     pub(crate) start: Started,
+    /// What `main` returned is given back to whoever ran flip, and this process ends when they end it.
+    pub(crate) returned: AtomicBool,
     /// `main` runs without a runtime, so nothing can drop it.
     pub(crate) main_blocks: AtomicBool,
     /// The way to the old process for what a panic says, until this process serves.
@@ -96,8 +98,9 @@ impl Shared {
             passing_ends: AtomicBool::new(false),
             arrivals: Arrivals::default(),
             generation: AtomicU64::new(1),
-            progress: AtomicU64::new(0),
+            progress: Progress::new(),
             start: Started::default(),
+            returned: AtomicBool::new(false),
             main_blocks: AtomicBool::new(false),
             last_words_to: Mutex::default(),
             words: Mutex::default(),
@@ -222,6 +225,28 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When content moved last: a frame of it was sent, or received.
+pub(crate) struct Progress {
+    began: Instant,
+    /// In nanoseconds after it.
+    last: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { began: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn mark(&self) {
+        // Five centuries fit.
+        self.last.store(self.began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        self.began + Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    }
 }
 
 /// The freeze that is under way, if one is: a thread that takes a snapshot for one that was rolled back meanwhile must

@@ -71,9 +71,7 @@ fn parameters(item: &Item, errors: &mut Errors) {
         {
             errors.push(reference, say::BORROWED);
         }
-        let mut impls = ImplTrait(None);
-        impls.visit_type(&wanted.ty);
-        if let Some(impl_token) = impls.0 {
+        if let Some(impl_token) = impl_trait(&wanted.ty) {
             errors.at(impl_token, say::IMPL_TRAIT);
         }
         if let Pat::Wild(underscore) = parameter {
@@ -121,7 +119,13 @@ fn readiness(args: &Args, item: &Item, errors: &mut Errors) {
     }
 }
 
-/// Finds the first `impl Trait` in a type.
+/// The first `impl Trait` in a type.
+pub(super) fn impl_trait(ty: &Type) -> Option<Span> {
+    let mut found = ImplTrait(None);
+    found.visit_type(ty);
+    found.0
+}
+
 struct ImplTrait(Option<Span>);
 
 impl<'a> Visit<'a> for ImplTrait {

@@ -1,7 +1,7 @@
 //! What the attributes become: one call, given a constant, one provider call a parameter, and the user's function.
 
 use super::args::Args;
-use super::check::is_other_runtime;
+use super::check::{impl_trait, is_other_runtime};
 use super::item::Item;
 use crate::provide::{Source, Wanted, ordered, setup};
 use proc_macro2::{Ident, Span, TokenStream};
@@ -91,7 +91,7 @@ fn service_around(
 /// ```
 fn words(flip: &Path, signature: &Signature) -> TokenStream {
     match &signature.output {
-        ReturnType::Type(_, ty) if !matches!(**ty, Type::Never(_)) => {
+        ReturnType::Type(_, ty) if !matches!(**ty, Type::Never(_)) && impl_trait(ty).is_none() => {
             let ended = Ident::new("__flip_ended", Span::mixed_site());
             quote!(|#ended: &#ty| { use #flip::__private::NoWords as _; #flip::__private::Ended(#ended).words() })
         }

@@ -8,15 +8,15 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::{Sink, Source, codec};
+use crate::live::Looked;
 use crate::shared::{Note, Shared};
 use crate::sys::fd;
 
@@ -43,13 +43,21 @@ pub(crate) struct Earlier {
 }
 
 struct Writer<'a> {
-    socket: File,
+    socket: OwnedFd,
     shared: &'a Shared,
 }
 
 impl Writer<'_> {
     fn end_section(&mut self) -> io::Result<()> {
-        self.socket.write_all(&[0; 8])
+        self.put(&[0; 8])
+    }
+
+    /// All of it, and never with a signal: the program may have left SIGPIPE at its default.
+    fn put(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            bytes = &bytes[fd::send(self.socket.as_fd(), bytes, &[])?..];
+        }
+        Ok(())
     }
 }
 
@@ -63,9 +71,9 @@ impl Sink for Writer<'_> {
         frame[4..].copy_from_slice(&u32::try_from(fds.len()).map_err(io::Error::other)?.to_le_bytes());
         // The descriptors go with the first byte of the frame.
         let sent = fd::send(self.socket.as_fd(), &frame, fds)?;
-        self.socket.write_all(&frame[sent..])?;
-        self.socket.write_all(bytes)?;
-        self.shared.progress.fetch_add(1, Ordering::Relaxed);
+        self.put(&frame[sent..])?;
+        self.put(bytes)?;
+        self.shared.progress.mark();
         Ok(())
     }
 }
@@ -100,7 +108,7 @@ pub(super) fn freeze_and_send(
     drop(shared.hold.calling());
     states.iter().for_each(|state| state.settle());
 
-    let mut writer = Writer { socket: File::from(socket), shared };
+    let mut writer = Writer { socket, shared };
     let lost = |error: io::Error| format!("the new process does not take the content: {error}");
     let (draining, fds): (Vec<_>, Vec<_>) = draining.into_iter().unzip();
     let fds: Vec<_> = fds.into_iter().flatten().collect();
@@ -194,7 +202,7 @@ impl Source for Reader<'_> {
         let start = buffer.len();
         buffer.resize(start + length, 0);
         self.read_exactly(&mut buffer[start..])?;
-        self.shared.progress.fetch_add(1, Ordering::Relaxed);
+        self.shared.progress.mark();
         // A frame of descriptors alone is not the end.
         if length == 0 { self.receive(buffer, fds) } else { Ok(length) }
     }
@@ -219,12 +227,22 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     if fds.len() != header.draining.len() * EARLIER {
         return Err("the content's header has the wrong number of descriptors".to_owned());
     }
+    let mut early = Vec::new();
     for name in &header.states {
-        // Those that nobody declares here were reported when `main` had all of its parameters.
-        if let Some(state) = shared.states.wait_for(name) {
-            // Who declares states has started the runtime.
-            let _entered = shared.enter();
-            state.restore(reader)?;
+        match shared.states.look_for(name) {
+            Looked::Declared(state) => {
+                // Who declares states has started the runtime.
+                let _entered = shared.enter();
+                state.restore(reader)?;
+            }
+            // `main` may be waiting for one that comes later, and asks for this one only then.
+            Looked::Unknown => {
+                let (bytes, fds) = reader.section(usize::MAX).map_err(cut)?;
+                early.push((name, Early { bytes, fds }));
+                continue;
+            }
+            // Those were reported when `main` had all of its parameters.
+            Looked::Unwanted => {}
         }
         reader.skip_section().map_err(cut)?;
     }
@@ -232,5 +250,26 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     if trailer != TRAILER {
         return Err("the content of the old process ends in an unknown way".to_owned());
     }
+    for (name, mut section) in early {
+        if let Some(state) = shared.states.wait_for(name) {
+            let _entered = shared.enter();
+            state.restore(&mut section)?;
+        }
+    }
     Ok((header.draining, fds))
+}
+
+/// The content of a state that nobody has asked for yet.
+struct Early {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Source for Early {
+    fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        let length = self.bytes.len();
+        bytes.append(&mut self.bytes);
+        fds.extend(self.fds.drain(..));
+        Ok(length)
+    }
 }

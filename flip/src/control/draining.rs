@@ -12,10 +12,12 @@ use crate::log::say;
 use crate::pass::Passed;
 use crate::protocol::Message;
 use crate::shared::Shared;
-use crate::sys::fd::{EventFd, PollEntry, poll};
+use crate::sys::fd::{self, EventFd, PollEntry, poll};
 
 /// How long the rest of a connection that was begun may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks for a free descriptor.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// The two sockets of a generation that drains, until they are at their end.
 pub(super) struct Sockets {
@@ -25,7 +27,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn new(calls: OwnedFd, passes: OwnedFd) -> std::io::Result<Sockets> {
-        crate::sys::fd::set_nonblocking(calls.as_fd(), true)?;
+        fd::set_nonblocking(calls.as_fd(), true)?;
         Ok(Sockets { calls: Some(calls), passes: Some(Link::new(passes)?) })
     }
 }
@@ -50,27 +52,42 @@ pub(super) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
         if ready[0] {
             return;
         }
+        let mut lacking = false;
         for (sockets, ready) in sockets.iter_mut().zip(ready[1..].chunks(2)) {
             if ready[0]
                 && let Some(calls) = &sockets.calls
             {
                 let Some(_turn) = turn(shared) else { return };
                 if !serve_call(shared, calls, &mut buffer) {
+                    // The control thread has a descriptor of it, too: without this the other side would wait.
+                    fd::shutdown(calls.as_fd());
                     sockets.calls = None;
                 }
             }
             if ready[1]
                 && let Some(passes) = &mut sockets.passes
             {
+                // The kernel closes a connection that it has no descriptor for (MSG_CTRUNC, recv(2)); it had better wait.
+                if passes.socket().try_clone_to_owned().is_err() {
+                    lacking = true;
+                    continue;
+                }
                 let Some(_turn) = turn(shared) else { return };
                 if let Err(error) = take_connection(shared, passes) {
                     if error.kind() != ErrorKind::UnexpectedEof {
-                        say!(warn, "a draining process passed what is no connection: {error}");
+                        say!(
+                            warn,
+                            "a draining process passed what is no connection, and closes what it still has: {error}"
+                        );
                     }
+                    fd::shutdown(passes.socket());
                     sockets.passes = None;
                     shared.arrivals.source_ended();
                 }
             }
+        }
+        if lacking && !matches!(poll(&mut [PollEntry::readable(stop.as_fd())], Some(AGAIN)), Ok(0)) {
+            return;
         }
     }
 }

@@ -43,6 +43,9 @@ use crate::sys::spawn::{Spawn, spawn};
 const LONGER: Duration = Duration::from_secs(1);
 /// Between two tries to wait.
 const AGAIN: Duration = Duration::from_millis(100);
+/// For threads that run code of the user's: what fits on the stack of `main` fits there, and a large array is restored by way of
+/// another. Only what is used is ever memory.
+const STACK: usize = 64 << 20;
 /// From the cut to the end of the process, whoever blocks.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -87,6 +90,8 @@ struct After {
     pidfd: Pidfd,
     /// Waits for the order to send the content.
     freezer: Option<Sender<Order>>,
+    /// The socket that it sends over, to end it by: the new process's end may outlive that process, in a child of its.
+    content: Option<OwnedFd>,
     calls: Option<OwnedFd>,
     passes: Option<OwnedFd>,
     /// The owner word, until it goes with the offer.
@@ -126,8 +131,8 @@ struct Thread {
     left: Vec<Draining>,
     /// What came with the content, until this process owns it.
     arriving: Vec<Draining>,
-    /// The state's deadline, when it passes, and the progress at that time's beginning.
-    deadline: Option<(Deadline, Instant, u64)>,
+    /// The state's deadline, and when it passes.
+    deadline: Option<(Deadline, Instant)>,
     /// Events that actions gave rise to.
     events: VecDeque<Event>,
     /// Whose request is being looked at.
@@ -308,7 +313,7 @@ impl Thread {
             sources.push(Source::DrainingDeath(index));
             entries.push(PollEntry::readable(draining.pidfd.as_fd()));
         }
-        let timeout = self.deadline.map(|(_, at, _)| at.saturating_duration_since(Instant::now()));
+        let timeout = self.deadline.map(|(_, at)| at.saturating_duration_since(Instant::now()));
         fd::poll(&mut entries, timeout)?;
         Ok(sources.into_iter().zip(&entries).filter(|(_, entry)| entry.is_ready()).map(|(source, _)| source).collect())
     }
@@ -480,6 +485,9 @@ impl Thread {
         };
         // A terminal that hangs up is gone, and with it whoever would look at a new process.
         let hang_up = signal == Signal::SIGHUP && from == signal::Sender::Kernel;
+        if hang_up && self.origin.ignored.contains(signal) {
+            return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
+        }
         if self.settings.upgrade == Some(signal) && !hang_up {
             say!(info, "{by}: upgrade");
             if self.process.state == State::Old(Old::Starting) {
@@ -618,6 +626,7 @@ impl Thread {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new()
             .name("flip-content".into())
+            .stack_size(STACK)
             .spawn(move || content::receive_and_restore(&shared, content))
             .map_err(|error| format!("the content cannot be received: {error}"))?;
         if let Some(before) = &mut self.before {
@@ -650,21 +659,23 @@ impl Thread {
     }
 
     fn look_at_the_clock(&mut self) {
-        let Some((deadline, at, progress)) = self.deadline else { return };
+        let Some((deadline, at)) = self.deadline else { return };
         let now = Instant::now();
         if now < at {
             return;
         }
         // Bytes that keep arriving extend the two that wait for bytes.
-        let arrived = self.shared.progress.load(Ordering::Relaxed);
-        if matches!(deadline, Deadline::Freeze | Deadline::Content) && arrived != progress {
-            self.deadline = now.checked_add(self.time_for(deadline)).map(|at| (deadline, at, arrived));
+        if matches!(deadline, Deadline::Freeze | Deadline::Content)
+            && let Some(extended) = self.shared.progress.last().checked_add(self.time_for(deadline))
+            && extended > now
+        {
+            self.deadline = Some((deadline, extended));
             return;
         }
         // A death that came first decides first.
         self.look_whether_old_died();
         self.look_whether_new_died();
-        if self.deadline.is_some_and(|(_, at, _)| at <= now) {
+        if self.deadline.is_some_and(|(_, at)| at <= now) {
             self.deadline = None;
             self.step(Event::DeadlinePassed);
         }
@@ -687,11 +698,10 @@ impl Thread {
     /// Follows the state's deadline: the same one keeps its time.
     fn arm(&mut self) {
         let wanted = self.process.deadline();
-        if self.deadline.map(|(deadline, ..)| deadline) != wanted {
-            let progress = self.shared.progress.load(Ordering::Relaxed);
+        if self.deadline.map(|(deadline, _)| deadline) != wanted {
             // What lies beyond the clock's end never passes.
-            self.deadline = wanted
-                .and_then(|deadline| Some((deadline, Instant::now().checked_add(self.time_for(deadline))?, progress)));
+            self.deadline =
+                wanted.and_then(|deadline| Some((deadline, Instant::now().checked_add(self.time_for(deadline))?)));
         }
     }
 
@@ -744,7 +754,8 @@ impl Thread {
             Action::TellDraining => self.tell_draining(&Message::Stop),
             Action::CutDraining => self.tell_draining(&Message::Cut),
             Action::CutOldest => {
-                if let Some(oldest) = self.draining.first_mut() {
+                let too_many = (self.draining.len() + 2).saturating_sub(self.settings.generations.into());
+                for oldest in self.draining.iter_mut().take(too_many) {
                     say!(
                         warn,
                         "generation {} (pid {}) is cut: there are too many that drain",
@@ -830,6 +841,7 @@ impl Thread {
             pid: child.pid,
             pidfd: child.pidfd,
             freezer: None,
+            content: None,
             calls: None,
             passes: None,
             words: None,
@@ -850,6 +862,7 @@ impl Thread {
         let listeners = self.listeners();
         listeners.allow_overlap();
         let (content, their_content) = fd::stream_pair()?;
+        let ours = content.try_clone()?;
         let freezer = self.start_freezer(content)?;
         let Some(after) = &mut self.after else { return Ok(()) };
         let word = after.word.take().ok_or_else(|| std::io::Error::other("the owner word is gone"))?;
@@ -863,6 +876,7 @@ impl Thread {
             offered.push(outgoing.offered);
         }
         after.freezer = Some(freezer);
+        after.content = Some(ours);
         after.calls = Some(calls);
         after.passes = Some(passes);
         let states = states.into_iter().map(|(name, schema)| OfferedState { name, schema: schema.encode() }).collect();
@@ -875,7 +889,7 @@ impl Thread {
     fn start_freezer(&self, content: OwnedFd) -> std::io::Result<Sender<Order>> {
         let (order, orders) = channel();
         let (shared, attempt, quiesce) = (Arc::clone(&self.shared), self.attempt, self.settings.quiesce_timeout);
-        std::thread::Builder::new().name("flip-freeze".into()).spawn(move || {
+        std::thread::Builder::new().name("flip-freeze".into()).stack_size(STACK).spawn(move || {
             // Rolled back before the freeze: there is nothing to do.
             let Ok(earlier) = orders.recv() else { return };
             let _entered = shared.enter();
@@ -938,6 +952,10 @@ impl Thread {
                 if let Message::Words(words) = received.message {
                     after.words = Some(words);
                 }
+            }
+            if let Some(content) = after.content.take() {
+                // Whoever still sends must not wait for a reader: it has the states' locks.
+                fd::shutdown(content.as_fd());
             }
             // It may be dead, and that is what is wanted.
             let _ = after.pidfd.signal(Signal::SIGKILL);
@@ -1016,7 +1034,7 @@ impl Thread {
         let states = shared.states.all();
         if !states.is_empty() {
             let entered = Arc::clone(&shared);
-            let dropper = std::thread::Builder::new().name("flip-drop".into()).spawn(move || {
+            let dropper = std::thread::Builder::new().name("flip-drop".into()).stack_size(STACK).spawn(move || {
                 let _entered = entered.enter();
                 states.iter().for_each(|state| state.give_up());
             });
@@ -1025,7 +1043,8 @@ impl Thread {
             }
         }
         self.word = None;
-        if let Some(after) = &self.after {
+        if let Some(after) = &mut self.after {
+            after.content = None;
             let pid = after.pid;
             // A dead owner is nobody that a supervisor could be told of: it is to start another.
             self.orphaned = after.pidfd.is_dead();
@@ -1157,7 +1176,7 @@ impl Thread {
             let stop = Arc::new(EventFd::new()?);
             self.shared.arrivals.set_sources(self.draining.len() + self.left.len());
             let ring = Arc::clone(&stop);
-            std::thread::Builder::new().name("flip-draining".into()).spawn(move || {
+            std::thread::Builder::new().name("flip-draining".into()).stack_size(STACK).spawn(move || {
                 let _entered = shared.enter();
                 serve_draining(&shared, sockets, &ring);
             })?;
@@ -1265,6 +1284,10 @@ impl Thread {
         }
         // `main` returns now and ends the process; where it is blocked for good, this does.
         std::thread::sleep(LAST);
+        while self.shared.returned.load(Ordering::SeqCst) {
+            // Whoever called `run` has something left to do.
+            std::thread::park();
+        }
         for open in self.shared.connections.open() {
             say!(warn, "cut: {open}");
         }

@@ -164,12 +164,15 @@ where
         let passing = state.shared.passing().is_some();
         let still = matches!(phase, Phase::Starting | Phase::Frozen) || (pass.is_none() && !phase.is_leaving());
         state.set_held(still || passing);
-        let unsettled = state.is_unsettled();
-        if let Poll::Ready(result) = Pin::new(&mut self.hyper).poll(cx) {
-            return Poll::Ready(result.map_or_else(Stop::Failed, |()| Stop::Done));
-        }
-        if unsettled {
-            state.settle();
+        let unsettled = state.unsettled();
+        // What rests and is held stays as it is: hyper might have a whole request in its buffer, where the gate cannot hold it.
+        if !(state.is_held() && state.at_rest()) {
+            if let Poll::Ready(result) = Pin::new(&mut self.hyper).poll(cx) {
+                return Poll::Ready(result.map_or_else(Stop::Failed, |()| Stop::Done));
+            }
+            if let Some(number) = unsettled {
+                state.settle(number);
+            }
         }
         drop(pass);
         if passing && state.at_rest() {
@@ -188,7 +191,7 @@ where
         if !phase.is_leaving() {
             return Poll::Pending;
         }
-        if !state.is_kept() || !state.at_rest() || state.has_unread() {
+        if !state.is_kept() || !state.at_rest() {
             self.patience = None;
             return Poll::Pending;
         }

@@ -10,7 +10,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -34,7 +34,7 @@ pub(super) struct State {
     /// It had an answer before.
     kept: AtomicBool,
     /// How far the request's body is.
-    body: AtomicU8,
+    body: AtomicU64,
     /// hyper may hold bytes that it has not parsed.
     unread: AtomicBool,
     /// Nothing written waits for a flush.
@@ -51,11 +51,13 @@ pub(super) struct State {
 }
 
 /// There is none, or it was read to its end.
-const READ: u8 = 0;
+const READ: u64 = 0;
 /// The handler has it.
-const OPEN: u8 = 1;
+const OPEN: u64 = 1;
 /// It was dropped before its end. hyper reads the rest if that is already there, and otherwise closes.
-const DROPPED: u8 = 2;
+const DROPPED: u64 = 2;
+/// Above these three: which request's body it is. One may be read or dropped by anybody, also when the next request is here.
+const NEXT: u64 = 4;
 
 impl State {
     pub(super) fn new(shared: Arc<Shared>, kept: bool, bell: Arc<Bell>) -> State {
@@ -65,7 +67,7 @@ impl State {
             owed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             kept: AtomicBool::new(kept),
-            body: AtomicU8::new(READ),
+            body: AtomicU64::new(READ),
             unread: AtomicBool::new(false),
             flushed: AtomicBool::new(true),
             still: AtomicBool::new(false),
@@ -86,12 +88,14 @@ impl State {
         set(&self.still, held);
     }
 
-    /// hyper has parsed a request.
-    pub(super) fn begin(&self, has_body: bool) {
+    /// hyper has parsed a request. Gives the number by which its body is spoken of.
+    pub(super) fn begin(&self, has_body: bool) -> u64 {
         set(&self.answering, true);
         set(&self.owed, true);
         set(&self.closing, false);
-        self.body.store(if has_body { OPEN } else { READ }, Ordering::Release);
+        let number = self.body.load(Ordering::Acquire) / NEXT + 1;
+        self.body.store(number * NEXT + if has_body { OPEN } else { READ }, Ordering::Release);
+        number
     }
 
     /// hyper has an answer's head.
@@ -103,31 +107,46 @@ impl State {
     pub(super) fn end(&self) {
         set(&self.answering, false);
         set(&self.kept, true);
+        if self.body() == DROPPED {
+            self.bell.ring();
+        }
     }
 
-    pub(super) fn body_read(&self) {
-        self.body.store(READ, Ordering::Release);
+    pub(super) fn body_read(&self, number: u64) {
+        self.body_goes(number, OPEN, READ);
     }
 
-    pub(super) fn body_dropped(&self) {
-        self.body.store(DROPPED, Ordering::Release);
+    pub(super) fn body_dropped(&self, number: u64) {
+        self.body_goes(number, OPEN, DROPPED);
         // It may have been dropped after the answer's end, by another task; whether this connection rests is seen anew.
         self.bell.ring();
     }
 
-    pub(super) fn is_body_open(&self) -> bool {
-        self.body.load(Ordering::Acquire) == OPEN
+    /// Unless another request is here by now.
+    fn body_goes(&self, number: u64, from: u64, to: u64) {
+        let (from, to) = (number * NEXT + from, number * NEXT + to);
+        // What fails was about an earlier body, which hyper has done with.
+        let _ = self.body.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Nothing is left to say about the last request but what hyper does about the body that nobody read.
-    pub(super) fn is_unsettled(&self) -> bool {
-        self.body.load(Ordering::Acquire) == DROPPED && !get(&self.answering)
+    fn body(&self) -> u64 {
+        self.body.load(Ordering::Acquire) % NEXT
+    }
+
+    pub(super) fn is_body_open(&self) -> bool {
+        self.body() == OPEN
+    }
+
+    /// The request about which nothing is left to say but what hyper does about the body that nobody read.
+    pub(super) fn unsettled(&self) -> Option<u64> {
+        let body = self.body.load(Ordering::Acquire);
+        (body % NEXT == DROPPED && !get(&self.answering)).then_some(body / NEXT)
     }
 
     /// hyper has looked at that body after it was dropped and did not close, so it has read all of it.
-    pub(super) fn settle(&self) {
+    pub(super) fn settle(&self, number: u64) {
         if get(&self.flushed) {
-            self.body.store(READ, Ordering::Release);
+            self.body_goes(number, DROPPED, READ);
         }
     }
 
@@ -150,11 +169,11 @@ impl State {
     }
 
     pub(super) fn has_unread_body(&self) -> bool {
-        self.body.load(Ordering::Acquire) != READ
+        self.body() != READ
     }
 
     fn is_between(&self) -> bool {
-        !get(&self.answering) && !get(&self.closing) && self.body.load(Ordering::Acquire) == READ
+        !get(&self.answering) && !get(&self.closing) && self.body() == READ
     }
 
     /// hyper holds nothing but bytes that it has not parsed.
@@ -244,7 +263,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
         }
         // A body that is being read goes on, and so does whatever ends the connection. Nobody is asked to wake this
         // task here: the driver is, by every change of the phase.
-        if state.is_held() && state.body.load(Ordering::Acquire) == READ && !get(&state.closing) {
+        if state.is_held() && state.body() == READ && !get(&state.closing) {
             return Poll::Pending;
         }
         if !gate.unread.is_empty() {

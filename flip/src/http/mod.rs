@@ -281,7 +281,7 @@ where
     // What earlier processes passed and nobody took yet goes on, where there is somebody to take it.
     while let Some(passed) = shared.arrivals.try_next(&name) {
         match shared.passing() {
-            Some(passer) => passer.pass(&name, passed, Box::new(())),
+            Some(passer) => passer.pass(&name, passed, Box::new(shared.track(Arc::clone(&name), None))),
             None => resume(passed),
         }
     }

@@ -50,8 +50,8 @@ where
             self.state.begin(false);
             return self.handle(request.map(|_| Body::empty()));
         }
-        self.state.begin(true);
-        let end = UploadEnd { state: Arc::clone(&self.state), reached: false };
+        let number = self.state.begin(true);
+        let end = UploadEnd { state: Arc::clone(&self.state), number, reached: false };
         self.handle(request.map(|body| Body::new(Upload { body, end })))
     }
 }
@@ -198,13 +198,15 @@ struct Upload {
 
 struct UploadEnd {
     state: Arc<State>,
+    /// Of the request.
+    number: u64,
     reached: bool,
 }
 
 impl Drop for UploadEnd {
     fn drop(&mut self) {
         if !self.reached {
-            self.state.body_dropped();
+            self.state.body_dropped(self.number);
         }
     }
 }
@@ -226,7 +228,7 @@ impl HttpBody for Upload {
         };
         if ended && !self.end.reached {
             self.end.reached = true;
-            self.end.state.body_read();
+            self.end.state.body_read(self.end.number);
         }
         Poll::Ready(frame)
     }

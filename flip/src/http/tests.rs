@@ -146,6 +146,7 @@ fn router(stage: Stage) -> Router {
         .route("/hello", get(async || "hello"))
         .route("/echo", post(async |body: Bytes| body))
         .route("/ignore", post(async || "ignored"))
+        .route("/ignore-slowly", post(ignore_slowly))
         .route("/peer", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
         .route("/slow", any(slow))
         .route("/stream", get(stream))
@@ -256,6 +257,12 @@ async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+async fn ignore_slowly(body: Body) -> &'static str {
+    drop(body);
+    some_turns().await;
+    "ignored"
 }
 
 /// Lets everybody else do what they can. Nothing relies on it but what asserts that nothing happened.
@@ -498,6 +505,24 @@ fn freeze_after_an_upload_that_nobody_read() {
         server.stays_frozen(1, 3).await;
         server.thaw();
         client.answer().await.is("hello", false);
+    });
+}
+
+#[test]
+fn freeze_in_an_upload_after_one_that_nobody_read() {
+    frozen(async |server| {
+        let mut client = server.client().await;
+        // Its body is dropped long before its answer.
+        client.send("POST /ignore-slowly HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody").await;
+        client.answer().await.is("ignored", false);
+        client.send("POST /echo HTTP/1.1\r\nContent-Length: 8\r\n\r\nhalf").await;
+        some_turns().await;
+        server.freeze();
+        // An upload that was begun goes on.
+        client.send("half").await;
+        client.answer().await.is("halfhalf", false);
+        server.thaw();
+        client.get("/hello").await.is("hello", false);
     });
 }
 

@@ -145,12 +145,14 @@ pub(super) fn ip_addr(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an IP address"))
 }
 
-/// The address of a Unix socket. The kernel's may be unnamed, which has no path.
+/// The address of a Unix socket. The kernel's may be unnamed, which has no path. A path of all 108 bytes, which unix(7) allows and
+/// std cannot express, is as good as none: what a client calls itself is no reason for a listener to fail.
 pub(super) fn unix_addr(address: &SockAddr) -> io::Result<UnixAddr> {
     match address.as_abstract_namespace() {
         Some(name) => UnixAddr::from_abstract_name(name),
         None => UnixAddr::from_pathname(address.as_pathname().unwrap_or(Path::new(""))),
     }
+    .or_else(|_| UnixAddr::from_pathname(""))
 }
 
 /// The kernel's form of a Unix address.

@@ -220,7 +220,7 @@ fn send_patiently(socket: &OwnedFd, packet: &[u8]) -> bool {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
                 let patience = nix::poll::PollTimeout::try_from(PATIENCE).unwrap_or(nix::poll::PollTimeout::MAX);
-                if !matches!(nix::poll::poll(&mut fds, patience), Ok(1..)) {
+                if !matches!(nix::poll::poll(&mut fds, patience), Ok(1..) | Err(nix::errno::Errno::EINTR)) {
                     return false;
                 }
             }

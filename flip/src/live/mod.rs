@@ -8,7 +8,8 @@ mod web;
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, TryLockError};
+use std::time::Duration;
 
 use event_listener::{Event, Listener, listener};
 
@@ -18,7 +19,7 @@ use crate::shared::{Note, Shared};
 
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
 pub(crate) use hold::{Hold, Holding};
-pub(crate) use registry::States;
+pub(crate) use registry::{Looked, States};
 
 /// State that outlives the process: at every instant one process owns it, and an upgrade hands it over.
 ///
@@ -341,7 +342,14 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
     }
 
     fn give_up(&self) {
-        let value = self.content.write().unwrap_or_else(PoisonError::into_inner).take();
+        let value = loop {
+            // A waiting writer would hold up a read inside of a read, and wait for the outer one: nobody would go on.
+            match self.content.try_write() {
+                Ok(mut content) => break content.take(),
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner().take(),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
         self.arrived.notify(usize::MAX);
         // A panic in a destructor of the user's must not reach the locks above.
         drop(value);

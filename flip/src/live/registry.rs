@@ -25,6 +25,15 @@ struct Inner {
     complete: bool,
 }
 
+/// Whether there is a state of a name.
+pub(crate) enum Looked {
+    Declared(Arc<dyn State>),
+    /// `main` has all of its parameters, and this is none of them.
+    Unwanted,
+    /// `main` may still ask for it.
+    Unknown,
+}
+
 impl States {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,16 +97,20 @@ impl States {
     pub(crate) fn wait_for(&self, name: &str) -> Option<Arc<dyn State>> {
         loop {
             listener!(self.changed => changed);
-            {
-                let inner = self.inner();
-                if let Some(state) = inner.declared.iter().find(|state| state.name() == name) {
-                    return Some(Arc::clone(state));
-                }
-                if inner.complete {
-                    return None;
-                }
+            match self.look_for(name) {
+                Looked::Declared(state) => return Some(state),
+                Looked::Unwanted => return None,
+                Looked::Unknown => changed.wait(),
             }
-            changed.wait();
+        }
+    }
+
+    pub(crate) fn look_for(&self, name: &str) -> Looked {
+        let inner = self.inner();
+        match inner.declared.iter().find(|state| state.name() == name) {
+            Some(state) => Looked::Declared(Arc::clone(state)),
+            None if inner.complete => Looked::Unwanted,
+            None => Looked::Unknown,
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct Process {
     supervised: bool,
     /// Earlier generations that still drain and answer to this process.
     draining: u8,
-    /// How many generations may live at once, the one being started included.
+    /// How many generations may live after an upgrade, the one that serves included.
     generations: u8,
 }
 
@@ -160,7 +160,7 @@ pub(crate) enum Action {
     TellDraining,
     /// Cut what drains, here and in every earlier generation.
     CutDraining,
-    /// Cut the oldest draining generation: there are too many.
+    /// Cut the oldest draining generations: there are too many.
     CutOldest,
     /// Drop `main` and every connection that is left, and report them.
     Cut,

@@ -146,13 +146,7 @@ impl Process {
     }
 
     fn spawn(&mut self) -> Step {
-        let mut actions = vec![];
-        // This one, those that drain, and the one to be started.
-        if u16::from(self.draining) + 2 > u16::from(self.generations) && self.draining > 0 {
-            actions.push(Action::CutOldest);
-        }
-        actions.push(Action::Spawn);
-        (State::Old(Old::AwaitingHello), actions)
+        (State::Old(Old::AwaitingHello), vec![Action::Spawn])
     }
 
     /// Takes the handoff back: whether that is still possible, the word says.
@@ -206,8 +200,14 @@ impl Process {
     }
 
     fn handed_over(&mut self) -> Step {
+        let mut actions = vec![];
+        // This one, those that drain, and the one that serves now. Not before it does: an upgrade that fails costs nobody
+        // a connection.
+        if u16::from(self.draining) + 2 > u16::from(self.generations) && self.draining > 0 {
+            actions.push(Action::CutOldest);
+        }
         self.draining = 0;
-        let mut actions = vec![Action::HandOver];
+        actions.push(Action::HandOver);
         if std::mem::take(&mut self.again) {
             actions.push(Action::SendAgain);
         }

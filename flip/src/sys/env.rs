@@ -36,8 +36,43 @@ pub(crate) struct Origin {
     pub(crate) limits: Vec<Limit>,
     /// What was blocked. In a successor this has the signals that its predecessor handles, too.
     pub(crate) mask: SigSet,
+    /// What was open besides the standard streams, meant for this program by whoever started it: every later generation gets it,
+    /// and nothing else that a library may have opened without CLOEXEC.
+    pub(crate) descriptors: Vec<Kept>,
     /// What was ignored, as nohup(1) does to SIGHUP. SIGPIPE is never in it: Rust ignores it before anybody can look.
     pub(crate) ignored: SigSet,
+}
+
+/// An open descriptor, and what was behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    number: RawFd,
+    device: libc::dev_t,
+    inode: libc::ino_t,
+}
+
+impl Kept {
+    fn of(number: RawFd) -> Option<Kept> {
+        // SAFETY: F_GETFD only asks, also about a number that is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+            return None;
+        }
+        // SAFETY: it was open a line above; should it be closed meanwhile, fstat(2) says so.
+        let stat = nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(number) }).ok()?;
+        Some(Kept { number, device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// The descriptor's number, if what is behind it still is what was there at the start.
+    pub(crate) fn still(&self) -> Option<RawFd> {
+        Kept::of(self.number).filter(|now| now == self).map(|now| now.number)
+    }
+}
+
+fn descriptors() -> Vec<Kept> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| *number > libc::STDERR_FILENO).filter_map(Kept::of).collect()
 }
 
 /// What setrlimit(2) sets.
@@ -63,6 +98,7 @@ impl Origin {
             umask: mode,
             limits: limits(),
             mask: SigSet::thread_get_mask()?,
+            descriptors: descriptors(),
             ignored: ignored_signals(),
         })
     }

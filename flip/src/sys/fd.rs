@@ -66,6 +66,12 @@ pub(crate) fn send(sock: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -
     }
 }
 
+/// Ends a connection for whoever has one of its ends, in whatever process: who sends fails, who receives is at the end.
+pub(crate) fn shutdown(sock: BorrowedFd<'_>) {
+    // The other end may be gone already, which is as well.
+    let _ = nix::sys::socket::shutdown(sock.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+}
+
 /// One message as it arrived. Its descriptors are owned and `CLOEXEC`: dropping the packet closes them.
 #[derive(Debug)]
 pub(crate) struct Packet {

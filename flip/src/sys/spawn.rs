@@ -32,7 +32,7 @@ use nix::sys::resource::{RLIM_INFINITY, rlim_t};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
-use super::env::{CHANNEL, Origin};
+use super::env::{CHANNEL, Kept, Origin};
 use super::fd::{self, Pidfd};
 
 /// What to start, and how.
@@ -84,6 +84,12 @@ pub(crate) fn replace(spawn: &Spawn<'_>) -> io::Result<std::convert::Infallible>
     }
     command.env(CHANNEL, channel).envs(spawn.extra_env.iter().cloned()).current_dir(&spawn.origin.directory);
     nix::sys::stat::umask(spawn.origin.umask);
+    for limit in &spawn.origin.limits {
+        // One that is refused stays as it is, as in `set_limit`.
+        let _ = nix::sys::resource::setrlimit(limit.resource, limit.soft, limit.hard);
+    }
+    // What comes before the program has its handlers again waits for them.
+    spawn.handled.thread_block()?;
     // The last thing before the exec: a program that another thread starts in between would get it too.
     nix::fcntl::fcntl(spawn.channel, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
     Err(command.exec())
@@ -134,6 +140,8 @@ struct Plan {
     /// Where in the environment the new process writes its number.
     digits: *mut u8,
     channel: RawFd,
+    kept: *const RawFd,
+    kept_count: usize,
     directory: *const c_char,
     umask: libc::mode_t,
     limits: *const Limit,
@@ -157,6 +165,7 @@ struct Prepared {
     _envp: Vec<*const c_char>,
     _marker: Vec<u8>,
     _limits: Vec<Limit>,
+    _kept: Vec<RawFd>,
     middle_stack: Stack,
     _new_stack: Stack,
 }
@@ -266,6 +275,19 @@ extern "C" fn new(plan: *mut c_void) -> c_int {
     if unsafe { libc::syscall(libc::SYS_chdir, plan.directory) } < 0 {
         fail(plan, Step::Directory);
         exit(127);
+    }
+    // What some library has opened without CLOEXEC would be open once more in each generation. Before 5.11 the kernel does not
+    // know the flag (close_range(2)), and it is.
+    let (first, last, flag) = (libc::STDERR_FILENO + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: takes integers. This is this process's own table: nobody else's descriptors are touched.
+    unsafe { libc::syscall(libc::SYS_close_range, first as c_long, last as c_long, flag as c_long) };
+    for i in 0..plan.kept_count {
+        // SAFETY: `i` counts them.
+        let kept = unsafe { plan.kept.add(i) };
+        // SAFETY: in bounds by the line above.
+        let kept = unsafe { *kept };
+        // SAFETY: takes integers.
+        unsafe { libc::syscall(libc::SYS_fcntl, kept as c_long, libc::F_SETFD as c_long, 0 as c_long) };
     }
     // SAFETY: takes integers. This is this process's own table: no other child of the old one gets the channel.
     unsafe { libc::syscall(libc::SYS_fcntl, plan.channel as c_long, libc::F_SETFD as c_long, 0 as c_long) };
@@ -397,6 +419,7 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
             value: libc::rlimit64 { rlim_cur: widen(limit.soft), rlim_max: widen(limit.hard) },
         })
         .collect();
+    let kept: Vec<RawFd> = origin.descriptors.iter().filter_map(Kept::still).collect();
     let middle_stack = Stack::new().map_err(SpawnError::Prepare)?;
     let new_stack = Stack::new().map_err(SpawnError::Prepare)?;
 
@@ -407,6 +430,8 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
             envp: envp.as_ptr(),
             digits: marker_at.wrapping_add(CHANNEL.len() + 1),
             channel,
+            kept: kept.as_ptr(),
+            kept_count: kept.len(),
             directory: directory_at,
             umask: origin.umask.bits(),
             limits: limits.as_ptr(),
@@ -424,6 +449,7 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
         _envp: envp,
         _marker: marker,
         _limits: limits,
+        _kept: kept,
         middle_stack,
         _new_stack: new_stack,
     })
@@ -647,23 +673,38 @@ mod tests {
         assert_ne!(env::current_dir().unwrap(), here);
     }
 
-    #[test]
-    fn only_standard_streams_and_the_channel_are_inherited() {
-        let _another = std::fs::File::open("/dev/null").unwrap();
-        // The directory that the shell reads for the pattern is one more, and is closed again when asked for.
+    /// What a shell sees open, without the channel. From 10 on it keeps its own standard output while that of the group is
+    /// redirected, and the directory that it reads for the pattern is closed again when asked for.
+    fn open_in_a_shell(before: impl FnOnce()) -> Vec<String> {
         let said = shell(
             "echo $FLIP_CHANNEL; for fd in /proc/$$/fd/*; do readlink $fd > /dev/null && echo $fd; done",
-            |_, _| {},
+            |_, _| before(),
         );
         let mut lines = said.lines();
         let channel = lines.next().unwrap().split(':').nth(1).unwrap().to_owned();
         let mut open: Vec<_> = lines.map(|line| line.rsplit('/').next().unwrap().to_owned()).collect();
-        // From 10 on the shell keeps its own standard output while that of the group is redirected.
-        open.retain(|fd| *fd == channel || fd.parse::<u32>().unwrap() < 10);
-        let mut expected = ["0".to_owned(), "1".into(), "2".into(), channel];
-        expected.sort_unstable();
+        assert!(open.contains(&channel));
+        open.retain(|fd| *fd != channel && (fd.parse::<u32>().unwrap() < 10 || fd.parse::<i32>().unwrap() >= 700));
         open.sort_unstable();
-        assert_eq!(open, expected);
+        open
+    }
+
+    /// As a library does that knows nothing of CLOEXEC.
+    fn open_plainly(number: RawFd) -> OwnedFd {
+        // SAFETY: a number that no test has open.
+        let number = Errno::result(unsafe { libc::dup2(2, number) }).unwrap();
+        // SAFETY: just opened.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    }
+
+    #[test]
+    fn only_standard_streams_and_what_was_there_at_the_start_are_inherited() {
+        let _another = std::fs::File::open("/dev/null").unwrap();
+        let mut later = None;
+        assert_eq!(open_in_a_shell(|| later = Some(open_plainly(700))), ["0", "1", "2"]);
+        drop(later);
+        let _from_the_start = open_plainly(701);
+        assert_eq!(open_in_a_shell(|| ()), ["0", "1", "2", "701"]);
     }
 
     #[test]
