@@ -250,8 +250,12 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     if trailer != TRAILER {
         return Err("the content of the old process ends in an unknown way".to_owned());
     }
-    for (name, mut section) in early {
-        if let Some(state) = shared.states.wait_for(name) {
+    while !early.is_empty() {
+        // Whichever is asked for first: the others may never be, as long as that one has no content.
+        let names: Vec<_> = early.iter().map(|(name, _)| name.as_str()).collect();
+        let (at, state) = shared.states.wait_for_any(&names);
+        let (_, mut section) = early.remove(at);
+        if let Some(state) = state {
             let _entered = shared.enter();
             state.restore(&mut section)?;
         }

@@ -93,15 +93,19 @@ impl States {
         self.all().iter().map(|state| (state.name().to_owned(), state.schema())).collect()
     }
 
-    /// The state of this name, waiting for `main` to declare it; `None` when it never will.
-    pub(crate) fn wait_for(&self, name: &str) -> Option<Arc<dyn State>> {
+    /// The first of these that is asked for, by its place; without a state where `main` has all of its parameters, and it is
+    /// none of them.
+    pub(crate) fn wait_for_any(&self, names: &[&str]) -> (usize, Option<Arc<dyn State>>) {
         loop {
             listener!(self.changed => changed);
-            match self.look_for(name) {
-                Looked::Declared(state) => return Some(state),
-                Looked::Unwanted => return None,
-                Looked::Unknown => changed.wait(),
+            for (at, name) in names.iter().enumerate() {
+                match self.look_for(name) {
+                    Looked::Declared(state) => return (at, Some(state)),
+                    Looked::Unwanted => return (at, None),
+                    Looked::Unknown => {}
+                }
             }
+            changed.wait();
         }
     }
 
