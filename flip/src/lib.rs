@@ -172,7 +172,7 @@ pub use params::{Param, Setup};
 /// | `freeze_timeout = 3s` | `3s` | at most so long from the freeze to the commit, unless content keeps arriving |
 /// | `quiesce_timeout = 200ms` | `200ms` | how long the freeze waits for handlers that run |
 /// | `drain_timeout = 30s` | `30s` | how long what is open may go on after the handoff or the stop |
-/// | `generations = 4` | `4` | how many processes may live at once, those that drain included; at least 2 |
+/// | `generations = 4` | `4` | how many processes may live after an upgrade, those that drain included; at least 2 |
 /// | `executable = "/usr/bin/app"` | what was started | what an upgrade starts |
 /// | `crate = path` | `::flip` | where flip is |
 /// | `flavor`, `worker_threads`, `start_paused`, `name`, `unhandled_panic` | tokio's | as in `#[tokio::main]` |

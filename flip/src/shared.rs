@@ -330,7 +330,7 @@ pub(crate) enum Note {
     Polled,
     /// The program says that it is ready.
     ReadyCalled,
-    /// The content is here; with it, who drains and three descriptors for each.
+    /// The content is here; with it, who drains and four descriptors for each.
     Restored(Vec<Earlier>, Vec<std::os::fd::OwnedFd>),
     RestoreFailed(String),
     /// The content ended before it was whole.

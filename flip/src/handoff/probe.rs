@@ -171,7 +171,7 @@ pub trait CanBeHandedOver {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be handed over: a reader could change it during the freeze",
     label = "this is changed, or shared, through a plain reference",
-    note = "hold the plain value: `Live` and `Relay` are the lock around it",
+    note = "hold the plain value: `Live` is the lock around it",
     note = "or leave the field out: `#[handoff(skip)]`"
 )]
 pub trait Unshared {}
