@@ -5,7 +5,7 @@
 //! them can be counted, waited for, and in the end ended, by pid.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,12 +22,14 @@ const GRACE: Duration = Duration::from_secs(3);
 pub struct Family {
     /// How each child that is gone went.
     gone: RefCell<BTreeMap<i32, WaitStatus>>,
+    /// Those that were meant to leave badly. They may become children, and be reaped, only later.
+    pardoned: RefCell<BTreeSet<i32>>,
 }
 
 impl Family {
     pub fn adopt() -> nix::Result<Self> {
         prctl::set_child_subreaper(true)?;
-        Ok(Self { gone: RefCell::default() })
+        Ok(Self { gone: RefCell::default(), pardoned: RefCell::default() })
     }
 
     /// The pids of the children that are still there.
@@ -54,8 +56,7 @@ impl Family {
 
     /// Takes a child out of the account of those that left badly: it was meant to.
     pub fn pardon(&self, pid: i32) {
-        self.reap();
-        self.gone.borrow_mut().remove(&pid);
+        self.pardoned.borrow_mut().insert(pid);
     }
 
     /// The children that left with anything but exit status 0, as sentences.
@@ -67,7 +68,8 @@ impl Family {
             WaitStatus::Signaled(_, signal, _) => Some(format!("pid {pid} was ended by {signal}")),
             _ => None,
         };
-        self.gone.borrow().iter().filter_map(describe).collect()
+        let pardoned = self.pardoned.borrow();
+        self.gone.borrow().iter().filter(|(pid, _)| !pardoned.contains(pid)).filter_map(describe).collect()
     }
 
     fn reap(&self) {
