@@ -1,8 +1,7 @@
 //! A count, and nothing that listens: what a handoff is about, without its sockets.
 
 use flip::{Apply, Handle, Handoff, Live, Shutdown};
-use flip_tests::inside::{answer, pass_gate, say, start};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use flip_tests::inside::{Gates, answer, pass_gate, say, start};
 use std::sync::{Arc, Mutex};
 
 #[derive(Default, Handoff)]
@@ -26,24 +25,6 @@ impl Apply<Add> for Count {
 #[derive(Default, Handoff)]
 struct Slow {
     gates: Gates,
-}
-
-#[derive(Default)]
-struct Gates;
-
-impl Serialize for Gates {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        pass_gate("save");
-        to.serialize_unit()
-    }
-}
-
-impl<'de> Deserialize<'de> for Gates {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        <()>::deserialize(from)?;
-        pass_gate("restore");
-        Ok(Gates)
-    }
 }
 
 fn or_why<T: ToString>(result: Result<T, impl ToString>) -> String {
