@@ -229,3 +229,77 @@ impl Assembler {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, RawFd};
+
+    use super::*;
+
+    /// Longer than three packets, and with more descriptors than two carry.
+    fn long() -> (Message, Vec<OwnedFd>) {
+        let text = (0..30_000).map(|number| format!("{number:06} ")).collect();
+        let null = File::open("/dev/null").unwrap();
+        (Message::Words(text), (0..600).map(|_| null.try_clone().unwrap().into()).collect())
+    }
+
+    fn numbers(fds: &[OwnedFd]) -> Vec<RawFd> {
+        fds.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    #[test]
+    fn long_message_with_many_descriptors_arrives_whole() {
+        let (message, fds) = long();
+        let (bytes, sent) = (message.encode(), numbers(&fds));
+        assert!(bytes.len() > 200_000);
+        let packets = packets(&bytes, fds.len());
+        assert!(packets.iter().all(|(packet, count)| packet.len() <= PACKET && *count <= crate::sys::fd::MAX_FDS));
+        let (mut fds, mut assembler, last) = (fds.into_iter(), Assembler::default(), packets.len() - 1);
+        for (at, (packet, count)) in packets.iter().enumerate() {
+            let taken = assembler.take(packet, fds.by_ref().take(*count).collect(), false).unwrap();
+            assert_eq!(taken.is_some(), at == last);
+            assert_eq!(assembler.is_amid(), at != last);
+            if let Some((message, received)) = taken {
+                assert_eq!(message.encode(), bytes);
+                assert_eq!(numbers(&received), sent);
+            }
+        }
+        assert!(fds.next().is_none());
+    }
+
+    #[test]
+    fn descriptors_may_need_more_packets_than_bytes() {
+        let (_, fds) = long();
+        let sent = numbers(&fds);
+        let packets = packets(&Message::Ready.encode(), fds.len());
+        assert_eq!(packets.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [253, 253, 94]);
+        let (mut fds, mut assembler) = (fds.into_iter(), Assembler::default());
+        let mut take = |(packet, count): &(Vec<u8>, usize)| {
+            assembler.take(packet, fds.by_ref().take(*count).collect(), false).unwrap()
+        };
+        assert!(take(&packets[0]).is_none() && take(&packets[1]).is_none());
+        let (message, received) = take(&packets[2]).unwrap();
+        assert!(matches!(message, Message::Ready));
+        assert_eq!(numbers(&received), sent);
+    }
+
+    #[test]
+    fn packet_that_is_left_out_is_noticed_and_nothing_stays_open() {
+        let (message, fds) = long();
+        let packets = packets(&message.encode(), fds.len());
+        let (mut fds, mut assembler) = (fds.into_iter(), Assembler::default());
+        for at in [0, 2] {
+            let (packet, count) = &packets[at];
+            let fds = fds.by_ref().take(*count).collect();
+            assert!(assembler.take(packet, fds, false).unwrap().is_none());
+        }
+        assert!(assembler.is_amid());
+        // The next message's header is not this one's.
+        let (next, _) = &super::packets(&Message::Ready.encode(), 0)[0];
+        let refused = assembler.take(next, vec![], false).unwrap_err();
+        assert_eq!(refused, "a packet of another message came before the message was whole");
+        assert!(!assembler.is_amid() && assembler.fds.is_empty() && assembler.bytes.is_empty());
+        assert!(matches!(assembler.take(next, vec![], false), Ok(Some((Message::Ready, _)))));
+    }
+}
