@@ -38,6 +38,9 @@ pub(crate) struct Offered {
     /// The process that gives it uses it as a blocking socket; O_NONBLOCK belongs to the open file description, and so to
     /// both (open(2)).
     pub(crate) blocking: bool,
+    /// SO_REUSEPORT was set for this handoff, and for nothing else.
+    #[serde(default)]
+    pub(crate) overlap_allowed: bool,
 }
 
 /// One of the sockets of a [`Named`].
@@ -51,7 +54,7 @@ pub(super) struct Slot {
     pub(super) listening: bool,
     /// At an address that is no longer wanted: what is in its queue is still served, then it is closed.
     pub(super) leftover: bool,
-    /// SO_REUSEPORT was set by [`Listeners::allow_overlap`] and by nobody else.
+    /// SO_REUSEPORT was set by [`Listeners::allow_overlap`], in this process or in the old one, and by nobody else.
     pub(super) overlap_allowed: bool,
     /// Another process may still use it.
     pub(super) inherited: bool,

@@ -125,8 +125,8 @@ pub(super) struct Lock {
     _held: Option<Flock<File>>,
 }
 
-/// Binds `path`. `theirs` says whether what is there belongs to the process that hands over: that is replaced only when
-/// the socket is [published](Owned::publish).
+/// Binds `path`, under another name: a client finds it only when the socket is [published](Owned::publish), and what is
+/// there is replaced only then. `theirs` says whether that belongs to the process that hands over.
 pub(super) fn bind(
     kind: Kind,
     path: &Path,
@@ -146,10 +146,9 @@ pub(super) fn bind(
         Ok(_) if theirs(path) => Found::Theirs,
         Ok(_) => probe(kind, &address)?,
     };
-    let temporary = match found {
-        Found::Nothing => None,
-        Found::Dead | Found::Theirs => Some(temporary_name(path)),
-    };
+    let name = temporary_name(path);
+    // Where nothing is at the path and the other name is too long for a socket (unix(7)), it is bound in its place.
+    let temporary = (!matches!(found, Found::Nothing) || sockaddr(&name).is_ok()).then_some(name);
     let at = temporary.clone().unwrap_or_else(|| path.to_path_buf());
     let address = sockaddr(&at)?;
     if temporary.is_some() {
@@ -166,15 +165,11 @@ pub(super) fn bind(
     }
     socket.bind(&address).map_err(|error| Refused::System("bind(2)", error))?;
     let inode = PathInode::of(path, &at).map_err(|error| Refused::System("looking at its path", error))?;
-    let mut owned = Owned { inode, temporary, fresh: true };
+    let owned = Owned { inode, temporary, fresh: true };
     if let Some(mode) = options.mode {
         // What the umask took away.
         std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode))
             .map_err(|error| Refused::System("setting its mode", error))?;
-    }
-    if matches!(found, Found::Dead) && !kind.accepts() {
-        // It receives from the moment on at which it is bound.
-        owned.publish().map_err(|error| Refused::System("renaming over its path", error))?;
     }
     Ok((socket, owned, lock))
 }

@@ -105,6 +105,8 @@ struct State {
     panicked: bool,
     /// One of these by `main`, which has not gone on since: it may be failing.
     dropped_by_main: bool,
+    /// A new process has an offer, and all that was in it: what goes here may be in use there.
+    offered: bool,
     /// `listen` is called at once from here on.
     started: bool,
     closed: bool,
@@ -225,9 +227,18 @@ impl Listeners {
         if wanted > slots.len() && !kind.is_ip() {
             return Err(ListenError::asked(name, &address, format!("a {kind} cannot have shards")));
         }
-        if wanted > slots.len() {
+        let found = slots.len();
+        if wanted > found && slots[0].inherited && !kind.accepts() && !self.state().started {
+            // The old process's datagrams would come here while it still serves, and be lost with this process.
+            say!(
+                warn,
+                "the old process had {found} shards of the listener `{name}`, and more of a socket that receives as soon as it is \
+                 bound are made only at a start without an old process: it goes on with {found}, where {wanted} are asked for"
+            );
+        } else if wanted > found {
             // All that share an address must say so.
-            for slot in &slots {
+            for slot in &mut slots {
+                slot.overlap_allowed = false;
                 slot.fd.socket().set_reuse_port(true).map_err(|error| fail("setting SO_REUSEPORT", error))?;
             }
             let at = slots[0].local.clone();
@@ -313,7 +324,7 @@ impl Listeners {
                 offered.name
             );
         }
-        let path = offered.path.map(Owned::inherited);
+        let path = offered.path.clone().map(Owned::inherited);
         if let Some(path) = &path
             && !path.inode.is_in_place()
         {
@@ -326,6 +337,7 @@ impl Listeners {
         }
         let mut slot = Slot::new(Fd::new(kind, socket.into()), local, path, listening);
         slot.inherited = true;
+        slot.overlap_allowed = offered.overlap_allowed;
         Ok(slot)
     }
 
@@ -341,7 +353,14 @@ impl Listeners {
             Address::Ip(_) | Address::Host(_) => {
                 let mut refused = None;
                 for at in resolved {
-                    let shared = options.shards > 1 || self.overlaps(kind, *at);
+                    let overlaps = self.overlaps(kind, *at);
+                    if overlaps && !kind.accepts() && !self.state().started {
+                        let why = "it overlaps with an address of the old process, which would lose what is sent there before this \
+                                   one serves: a datagram socket receives as soon as it is bound; stop and start for this change";
+                        refused = Some(ListenError::asked(name, address, why));
+                        continue;
+                    }
+                    let shared = options.shards > 1 || overlaps;
                     match self.bind_ip(kind, &(*at).into(), options, shared) {
                         Ok(socket) => {
                             let slot = self
@@ -463,6 +482,7 @@ impl Listeners {
                     let at = slot.local.as_socket();
                     started.failed.push(self.refused(named.kind, &named.name, &named.address, at, step, error));
                 }
+                forbid(named, slot);
             }
         }
         for Inherited { offered, socket, local } in inherited.drain(..) {
@@ -516,6 +536,7 @@ impl Listeners {
                         bound: slot.local.as_socket(),
                         path: slot.path.as_ref().map(|path| path.inode.clone()),
                         blocking: named.manner == Manner::BareBlocking,
+                        overlap_allowed: slot.overlap_allowed,
                     },
                     fd: Arc::clone(&slot.fd),
                 });
@@ -536,6 +557,7 @@ impl Listeners {
     /// Lets the new process bind what overlaps an address of this one, until [`forbid_overlap`](Self::forbid_overlap):
     /// that needs SO_REUSEPORT on both (socket(7)).
     pub(crate) fn allow_overlap(&self) {
+        self.state().offered = true;
         self.each_ip_slot(|named, slot| {
             let socket = slot.fd.socket();
             match socket.reuse_port() {
@@ -548,15 +570,15 @@ impl Listeners {
         });
     }
 
-    /// After a roll-back: nobody else may bind there again.
+    /// After a roll-back: nobody else may bind there again, and paths go whose listener did so meanwhile.
     pub(crate) fn forbid_overlap(&self) {
-        self.each_ip_slot(|named, slot| {
-            if std::mem::take(&mut slot.overlap_allowed)
-                && let Err(error) = slot.fd.socket().set_reuse_port(false)
-            {
-                say!(warn, "cannot unset SO_REUSEPORT for the listener `{}`: {error}", named.name);
-            }
-        });
+        let orphans = {
+            let mut state = self.state();
+            state.offered = false;
+            std::mem::take(&mut state.orphans)
+        };
+        orphans.iter().for_each(|path| unlink(&path.inode));
+        self.each_ip_slot(forbid);
     }
 
     fn each_ip_slot(&self, mut change: impl FnMut(&Named, &mut Slot)) {
@@ -680,7 +702,7 @@ impl Listeners {
             }
         }
         let paths: Vec<_> = named.slots().open.iter_mut().filter_map(|slot| slot.path.take()).collect();
-        match (state.started && !state.closed, self.shared.phase.get()) {
+        match (state.started && !state.closed && !state.offered, self.shared.phase.get()) {
             // Nobody will listen there any more.
             (true, Phase::Serving | Phase::Frozen) => paths.iter().for_each(|path| unlink(&path.inode)),
             // The old process may still go on with it, or the new one has it.
@@ -743,6 +765,15 @@ fn begin(
         path.publish().map_err(|error| ("renaming over its path", error))?;
     }
     Ok(())
+}
+
+/// Takes SO_REUSEPORT back where it was set for a handoff.
+fn forbid(named: &Named, slot: &mut Slot) {
+    if std::mem::take(&mut slot.overlap_allowed)
+        && let Err(error) = slot.fd.socket().set_reuse_port(false)
+    {
+        say!(warn, "cannot unset SO_REUSEPORT for the listener `{}`: {error}", named.name);
+    }
 }
 
 fn unlink(path: &PathInode) {

@@ -253,6 +253,12 @@ fn after_a_roll_back_nobody_else_may_bind_there() {
     old.listeners.allow_overlap();
     old.listeners.forbid_overlap();
     assert!(second().is_err());
+    // Nor where the new process serves.
+    let new = old.successor();
+    let _after: blocking::TcpListener = new.get("http", at);
+    old.commit(&new);
+    assert!(second().is_err());
+    let old = new;
     old.listeners.allow_overlap();
     assert!(second().is_ok());
     // One that was bound so keeps it.
@@ -550,6 +556,24 @@ fn a_datagram_is_received_by_one_process_and_answered_by_both() {
 }
 
 #[test]
+fn a_socket_that_receives_at_once_takes_nothing_from_the_old_process() {
+    let old = cold();
+    let before: blocking::UdpSocket = old.get("dns", ANY);
+    let port = before.local_addr().unwrap().port();
+    let new = old.successor();
+    let overlapping = new.try_get::<blocking::UdpSocket, _>("all", (Ipv4Addr::UNSPECIFIED, port), ListenOptions::new());
+    assert!(error(overlapping).contains("stop and start"));
+    let _after: blocking::UdpSocket = new.try_get("dns", ANY, ListenOptions::new().shards(4)).unwrap();
+    let mut buf = [0; 16];
+    // Each from a port of its own: with more sockets there, some would go to another one.
+    for _ in 0..32 {
+        let client = std::net::UdpSocket::bind(ANY).unwrap();
+        client.send_to(b"still", before.local_addr().unwrap()).unwrap();
+        assert_eq!(before.recv_from(&mut buf).unwrap().unwrap().0, 5);
+    }
+}
+
+#[test]
 fn every_unix_kind_is_handed_over() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
@@ -734,7 +758,9 @@ fn a_successor_that_gives_up_leaves_the_path_to_the_old_process() {
     let new = old.successor();
     let after: blocking::UnixListener = new.get("app", &path);
     let added: blocking::UnixListener = new.get("new", &fresh);
-    assert!(fresh.exists() && !lives(&fresh));
+    // Nobody finds a socket that does not listen yet.
+    assert!(!fresh.exists());
+    assert_eq!(files(dir.path()).len(), 2);
     drop((after, added, new));
     assert_eq!(files(dir.path()), ["app.sock"]);
     assert!(lives(&path));
@@ -772,9 +798,30 @@ fn a_path_goes_with_its_listener() {
     let new = old.successor();
     let _kept: blocking::UnixListener = new.get("kept", path("kept"));
     let _moved: blocking::UnixListener = new.get("moved", path("to"));
-    assert_eq!(files(dir.path()), ["from", "gone", "kept", "to"]);
+    assert!(!path("to").exists());
     assert_eq!(old.commit(&new).closed, ["gone"]);
     assert_eq!(files(dir.path()), ["kept", "to"]);
+}
+
+#[test]
+fn a_path_stays_while_a_new_process_may_have_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let old = cold();
+    let before: blocking::UnixListener = old.get("app", &path);
+    let new = old.successor();
+    let after: blocking::UnixListener = new.get("app", &path);
+    drop(before);
+    assert!(lives(&path));
+    old.commit(&new);
+    assert!(lives(&path));
+
+    let newest = new.successor();
+    drop((after, newest));
+    assert!(path.exists());
+    // Rolled back: nobody has it.
+    new.listeners.forbid_overlap();
+    assert!(!path.exists());
 }
 
 #[test]
