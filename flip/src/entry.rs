@@ -237,16 +237,16 @@ fn begin(config: &Config, executable: Option<PathBuf>) -> Begun {
     }
     // First of all, while no other thread can read the environment.
     let inherited = env::take_channel();
-    let channel = match inherited {
-        Inherited::Cold => None,
-        Inherited::Channel(channel) => Some(channel),
+    let (channel, held) = match inherited {
+        Inherited::Cold => (None, SigSet::empty()),
+        Inherited::Channel(channel, held) => (Some(channel), held),
         Inherited::Stray(why) => {
             log::say!(warn, "FLIP_CHANNEL is not for this process and is ignored: {why}; this is a cold start");
-            None
+            (None, SigSet::empty())
         }
     };
     let words = channel.as_ref().and_then(|channel| channel.try_clone().ok());
-    match try_begin(config, executable, channel) {
+    match try_begin(config, executable, channel, &held) {
         Ok(begun) => begun,
         Err(error) => {
             if let Some(words) = words {
@@ -261,6 +261,7 @@ fn try_begin(
     config: &Config,
     executable: Option<PathBuf>,
     channel: Option<std::os::fd::OwnedFd>,
+    held: &SigSet,
 ) -> Result<Begun, Error> {
     let origin = Origin::capture().map_err(|error| Error::system("find out how this process was started", error))?;
     let mut settings = Settings::new(config, |name| std::env::var(name).ok())?;
@@ -279,7 +280,7 @@ fn try_begin(
     }
     // From here on they are heard; what arrived before was held back by the old process's mask. All threads that are started
     // have the first generation's mask, and so have their children.
-    let handled: SigSet = handled.into_iter().collect();
+    let handled = handled.into_iter().chain(held).collect();
     signal::unblock(&handled).map_err(|error| Error::system("unblock signals", error))?;
     control::start(Control { shared: Arc::clone(&shared), settings, origin, signals, channel })
         .map_err(|error| Error::system("start the control thread", error))?;

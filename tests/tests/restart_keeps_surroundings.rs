@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use flip_tests::{Chain, Exit, Process, Start};
 use nix::sys::signal::Signal;
@@ -90,6 +91,22 @@ fn fifth_generation_is_surrounded_as_the_first() {
     assert_eq!(signals(&fifth.blocked), signals(&first.blocked));
     assert_eq!(signals(&fifth.ignored), signals(&first.ignored));
     assert_eq!(signals(&fifth.caught), signals(&first.caught));
+    service.stop();
+}
+
+#[test]
+fn signal_that_only_the_old_program_handles_is_not_blocked_in_the_new_one() {
+    let mut service = Start::new(env!("CARGO_BIN_EXE_service")).linked_as("service").start();
+    let blocked = service.owner().status("SigBlk");
+    service.install("service", |path| {
+        let script = format!("#!/bin/sh\nFLIP_UPGRADE=SIGUSR1 exec {} \"$@\"\n", env!("CARGO_BIN_EXE_service"));
+        std::fs::write(path, script).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    let old = service.upgrade().unwrap();
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    assert_eq!(service.owner().status("SigBlk"), blocked);
+    assert_eq!(signals(&service.owner().status("SigCgt")) & bit(Signal::SIGHUP), 0, "it handles another one");
     service.stop();
 }
 

@@ -15,14 +15,15 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, rlim_t};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockType, getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, geteuid};
 
 use super::fd;
 
-/// The variable that names the channel: `pid:fd:inode`, where the process is the one that shall read it.
+/// The variable that names the channel: `pid:fd:inode`, where the process is the one that shall read it; then, if any,
+/// `:signals`, a bit each from 1, that are blocked only until this process has its handlers. It may have others than the old one.
 pub(crate) const CHANNEL: &str = "FLIP_CHANNEL";
 
 /// How the process came into the world, so that each successor can come into the same one.
@@ -214,8 +215,8 @@ pub(crate) enum Inherited {
     Cold,
     /// The variable is there but not meant for this process. Says why, in one sentence.
     Stray(String),
-    /// By an old process, to which this leads.
-    Channel(OwnedFd),
+    /// By an old process, to which this leads; it has blocked these signals for the time being.
+    Channel(OwnedFd, SigSet),
 }
 
 /// Takes the channel out of the environment, so that no program started from here finds it.
@@ -235,13 +236,13 @@ pub(crate) fn take_channel() -> Inherited {
 /// and stays as it is.
 fn verify(value: &OsStr, pid: Pid) -> Inherited {
     match claim(value, pid) {
-        Ok(channel) => Inherited::Channel(channel),
+        Ok((channel, held)) => Inherited::Channel(channel, held),
         Err(why) => Inherited::Stray(format!("{CHANNEL}={} is not for this process: {why}", value.display())),
     }
 }
 
-fn claim(value: &OsStr, pid: Pid) -> Result<OwnedFd, String> {
-    let (named, number, inode) = value.to_str().and_then(parse).ok_or("it is not pid:fd:inode")?;
+fn claim(value: &OsStr, pid: Pid) -> Result<(OwnedFd, SigSet), String> {
+    let (named, number, inode, held) = value.to_str().and_then(parse).ok_or("it is not pid:fd:inode")?;
     if named != pid.as_raw() {
         return Err(format!("it names process {named}, and this is {pid}"));
     }
@@ -274,15 +275,25 @@ fn claim(value: &OsStr, pid: Pid) -> Result<OwnedFd, String> {
     }
     fcntl(channel, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(say)?;
     // SAFETY: the old process opened it for this process alone, as pid and inode prove, and its name has been removed.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    Ok((unsafe { OwnedFd::from_raw_fd(number) }, held))
 }
 
 /// Digits only, where a number's own parser would let a sign pass. The process writes its number with leading zeros.
-fn parse(value: &str) -> Option<(libc::pid_t, RawFd, u64)> {
+fn parse(value: &str) -> Option<(libc::pid_t, RawFd, u64, SigSet)> {
     let mut parts = value.split(':');
     let mut digits = || parts.next().filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
-    let parsed = (digits()?.parse().ok()?, digits()?.parse().ok()?, digits()?.parse().ok()?);
-    parts.next().is_none().then_some(parsed)
+    let (pid, fd, inode) = (digits()?.parse().ok()?, digits()?.parse().ok()?, digits()?.parse().ok()?);
+    let held: u64 = match parts.next() {
+        None => 0,
+        Some(held) => Some(held).filter(|held| held.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?,
+    };
+    let held = Signal::iterator().filter(|signal| held & bit(*signal as libc::c_int) != 0).collect();
+    parts.next().is_none().then_some((pid, fd, inode, held))
+}
+
+/// A signal as the kernel counts it in a set.
+pub(super) fn bit(signal: libc::c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 /// `SO_DOMAIN`, which nix does not have.
@@ -330,17 +341,31 @@ mod tests {
         let (_old, new) = fd::seqpacket_pair().unwrap();
         fcntl(&new, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let inode = fd::inode(new.as_fd()).unwrap();
-        let padded = format!("{PID:010}:{}:{inode}", new.as_raw_fd());
+        let padded = format!("{PID:010}:{}:{inode}:{}", new.as_raw_fd(), bit(libc::SIGHUP) | bit(libc::SIGUSR2));
         // The claim takes it over from here, as execve would have made it do.
         let number = std::os::fd::IntoRawFd::into_raw_fd(new);
-        let Inherited::Channel(channel) = verify(padded.as_ref(), Pid::from_raw(PID)) else { panic!("{padded}") };
+        let Inherited::Channel(channel, held) = verify(padded.as_ref(), Pid::from_raw(PID)) else { panic!("{padded}") };
+        assert_eq!(held, SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR2]));
         assert_eq!(channel.as_raw_fd(), number);
         assert_eq!(fcntl(&channel, FcntlArg::F_GETFD).unwrap(), libc::FD_CLOEXEC);
     }
 
     #[test]
     fn garbage_is_a_stray() {
-        for garbage in ["", ":", "::", "1:2", "a:b:c", "4711:3:4:5", "4711:-3:4", "+4711:3:4", "4711: 3:4", "4711:3:"] {
+        for garbage in [
+            "",
+            ":",
+            "::",
+            "1:2",
+            "a:b:c",
+            "4711:3:4:5:6",
+            "4711:3:4:x",
+            "4711:3:4:-1",
+            "4711:-3:4",
+            "+4711:3:4",
+            "4711: 3:4",
+            "4711:3:",
+        ] {
             assert!(stray(garbage).ends_with("it is not pid:fd:inode"), "{garbage}");
         }
         stray(OsStr::from_bytes(b"\xff:3:4"));

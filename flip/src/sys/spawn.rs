@@ -32,7 +32,7 @@ use nix::sys::resource::{RLIM_INFINITY, rlim_t};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
-use super::env::{CHANNEL, Kept, Origin};
+use super::env::{CHANNEL, Kept, Origin, bit};
 use super::fd::{self, Pidfd};
 
 /// What to start, and how.
@@ -77,7 +77,8 @@ pub(crate) enum SpawnError {
 /// Why it goes on as it was. It never returns otherwise.
 pub(crate) fn replace(spawn: &Spawn<'_>) -> io::Result<std::convert::Infallible> {
     use std::os::unix::process::CommandExt;
-    let channel = format!("{}:{}:{}", Pid::this(), spawn.channel.as_raw_fd(), fd::inode(spawn.channel)?);
+    let held = kernel_set(&spawn.handled) & !kernel_set(&spawn.origin.mask);
+    let channel = format!("{}:{}:{}:{held}", Pid::this(), spawn.channel.as_raw_fd(), fd::inode(spawn.channel)?);
     let mut command = std::process::Command::new(spawn.executable);
     if let [name, args @ ..] = spawn.args {
         command.arg0(name).args(args);
@@ -359,10 +360,6 @@ fn set_mask(mask: KernelSet) -> KernelSet {
     old
 }
 
-fn bit(signal: c_int) -> KernelSet {
-    1 << (signal - 1)
-}
-
 /// Every signal held back for this thread, also those of the C library, until dropped.
 struct Blocked(KernelSet);
 
@@ -406,7 +403,9 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
     }
     let inode = fd::inode(spawn.channel).map_err(SpawnError::Prepare)?;
     let channel = spawn.channel.as_raw_fd();
-    let mut marker = format!("{CHANNEL}={:0DIGITS$}:{channel}:{inode}\0", 0).into_bytes();
+    let mask = kernel_set(&origin.mask);
+    let held = kernel_set(&spawn.handled) & !mask;
+    let mut marker = format!("{CHANNEL}={:0DIGITS$}:{channel}:{inode}:{held}\0", 0).into_bytes();
     let marker_at = marker.as_mut_ptr();
     envp.push(marker_at.cast_const().cast());
     envp.push(ptr::null());
@@ -437,7 +436,7 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
             limits: limits.as_ptr(),
             limit_count: limits.len(),
             ignored: kernel_set(&origin.ignored),
-            mask: kernel_set(&origin.mask) | kernel_set(&spawn.handled),
+            mask: mask | held,
             stack: new_stack.top(),
             pid: Cell::new(0),
             pidfd: Cell::new(-1),
@@ -555,14 +554,18 @@ mod tests {
 
     #[test]
     fn new_process_is_told_its_own_number_and_is_nobody_s_child_here() {
-        let said = shell("echo $$ $FLIP_CHANNEL $PPID", |_, _| {});
+        let said = shell("echo $$ $FLIP_CHANNEL $PPID", |origin, handled| {
+            origin.mask = SigSet::from(Signal::SIGUSR2);
+            *handled = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR2]);
+        });
         let mut words = said.split_whitespace();
         let (pid, channel, parent) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
         let mut parts = channel.split(':');
         let named = parts.next().unwrap();
         assert_eq!(named.len(), DIGITS);
         assert_eq!(named.trim_start_matches('0'), pid);
-        assert_eq!(parts.count(), 2);
+        assert_eq!(parts.clone().count(), 3);
+        assert_eq!(parts.next_back(), Some("1"), "SIGUSR2 is blocked anyway");
         assert_ne!(parent, Pid::this().to_string());
     }
 
@@ -738,7 +741,7 @@ mod tests {
     fn new_process_takes_the_channel_and_is_known_by_it() {
         if env::var_os(PROBE).is_some() {
             // Here is the new process.
-            let Inherited::Channel(channel) = take_channel() else { panic!("no channel") };
+            let Inherited::Channel(channel, _) = take_channel() else { panic!("no channel") };
             assert!(env::var_os(CHANNEL).is_none());
             assert!(matches!(take_channel(), Inherited::Cold));
             send(channel.as_fd(), b"hello", &[]).unwrap();
