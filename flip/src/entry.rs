@@ -146,6 +146,27 @@ impl Builder {
         self
     }
 
+    /// How many workers the runtime has; as many as there are processors if it is not said.
+    #[cfg(feature = "tokio")]
+    pub fn worker_threads(mut self, count: usize) -> Builder {
+        self.config.runtime.worker_threads = Some(count);
+        self
+    }
+
+    /// The runtime has one thread, `main`'s, and no workers.
+    #[cfg(feature = "tokio")]
+    pub fn current_thread(mut self) -> Builder {
+        self.config.runtime.flavor = crate::config::Flavor::CurrentThread;
+        self
+    }
+
+    /// What the runtime's threads are called.
+    #[cfg(feature = "tokio")]
+    pub fn name(mut self, name: &'static str) -> Builder {
+        self.config.runtime.name = Some(name);
+        self
+    }
+
     /// Runs an asynchronous program on tokio: `provide` asks for its parameters and gives its future.
     #[cfg(feature = "tokio")]
     pub fn run<R, M>(self, provide: impl AsyncFnOnce(&Setup) -> Result<M, Error>) -> R

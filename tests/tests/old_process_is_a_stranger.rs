@@ -257,7 +257,14 @@ fn content_without_an_end() {
 
 #[test]
 fn commit_that_the_word_does_not_bear_out() {
-    let (service, old, _given) = until_prepared();
+    let (service, old, mut given) = until_prepared();
+    let header = rmp_serde::to_vec_named(&json!({ "draining": [], "states": [] })).unwrap();
+    // Each section is a frame, and an empty frame behind it.
+    for section in [&header[..], b"flip: whole"] {
+        let frames = [framed(section, section.len(), 0), framed(b"", 0, 0)].concat();
+        given.content.0.write_all(&frames).unwrap();
+    }
+    assert_eq!(old.hear(PATIENCE).unwrap().expect("it has all that it needs").value, json!("Ready"));
     old.say(&json!("Commit"), &[]).unwrap();
     leaves(service, "the old process fell silent");
 }

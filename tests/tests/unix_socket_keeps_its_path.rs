@@ -65,11 +65,12 @@ fn path_goes_with_the_last_stop_though_an_old_process_drains() {
     let kept = UnixStream::connect(&path).unwrap();
     who_answers(&path).unwrap();
     let old = service.upgrade().unwrap();
-    drop(kept);
-    assert_eq!(service.exit(&old), Exit::Status(0));
     assert_eq!(who_answers(&path).unwrap(), service.owner().pid);
     service.owner().signal(Signal::SIGTERM);
-    service.line("stops and drains ");
+    service.until("the path is gone", || inode(&path).is_none());
+    assert!(!old.has_ended(), "its connection is open");
+    drop(kept);
+    assert_eq!(service.exit(&old), Exit::Status(0));
     service.stopped();
     assert_eq!(inode(&path), None);
 }

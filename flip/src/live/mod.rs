@@ -201,13 +201,27 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     ///
     /// # Cancel safety
     /// Dropping the future does not take the operation back: it may have been applied.
-    pub async fn call<Op>(&self, op: Op) -> Result<<T as Apply<Op>>::Answer, CallError>
+    #[track_caller]
+    pub fn call<Op>(&self, op: Op) -> impl Future<Output = Result<<T as Apply<Op>>::Answer, CallError>>
     where
         T: Apply<Op> + Accepts<Op>,
         Op: Handoff,
         <T as Apply<Op>>::Answer: Handoff,
     {
-        let caller = Location::caller();
+        // Here, because an `async fn` does not know who called it.
+        self.call_from(op, Location::caller())
+    }
+
+    async fn call_from<Op>(
+        &self,
+        op: Op,
+        caller: &'static Location<'static>,
+    ) -> Result<<T as Apply<Op>>::Answer, CallError>
+    where
+        T: Apply<Op> + Accepts<Op>,
+        Op: Handoff,
+        <T as Apply<Op>>::Answer: Handoff,
+    {
         loop {
             enum Wait {
                 Content,
