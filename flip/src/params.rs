@@ -180,18 +180,16 @@ impl Setup {
             Start::Cold => None,
         };
         let value = match theirs {
-            None => Some(init.await.map_err(|error| parameter(name, "cannot be made", error))?),
+            None => init.await.map_err(|error| parameter(name, "cannot be made", error))?,
             Some(theirs) => {
                 let differs = |what: String| {
                     Error::peer(format!(
-                        "the state `{name}` of the running process does not fit: {what}; to change it, stop and start: the state is lost then"
+                        "the state `{name}` of the running process cannot become what it is here: {what}"
                     ))
                 };
                 let theirs = Schema::decode(&theirs).map_err(|error| differs(error.to_string()))?;
-                if let Some(mismatch) = Schema::of::<T>().mismatch(&theirs) {
-                    return Err(differs(mismatch.to_string()));
-                }
-                None
+                let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| differs(mismatch.to_string()))?;
+                return Ok(Live::expect(name, plan, &self.shared));
             }
         };
         Ok(Live::declare(name, value, &self.shared))

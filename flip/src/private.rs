@@ -14,7 +14,7 @@ use crate::error::BoxError;
 pub use crate::handoff::{
     Handoff, RestoreError, Restorer, SaveError, Saver, Schemas, Type,
     calls::{Accepts, Apply, Calls},
-    field::{default_of, made, restore_field, restore_field_or, save_field},
+    field::{default_of, made, migrated, restore_field, restore_field_from, restore_field_or, save_field},
     probe::{ByNothing, BySerde, Codec, Level0, Level1, Level2, Level3, Of, Pair, Probe},
 };
 use crate::listen::ToAddress;

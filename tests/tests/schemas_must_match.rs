@@ -1,4 +1,4 @@
-//! A program whose states have another shape than the running one's is refused before anything freezes, and the reason
+//! A program whose states cannot be made of the running one's is refused before anything freezes, and the reason
 //! names the state, its type and the field.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
@@ -44,7 +44,7 @@ fn is_refused(program: &str, why: &str) {
     let new = service.started_after(mark).pid;
     for expected in [
         &*format!("upgrade rolled back: the new process (pid {new}) ended before it served: "),
-        &format!("the state `note` of the running process does not fit: {why};"),
+        &format!("the state `note` of the running process cannot become what it is here: {why}: "),
         &format!("generation 1 (pid {pid}) goes on"),
     ] {
         assert!(report.contains(expected), "{report}");
@@ -70,7 +70,7 @@ fn is_refused(program: &str, why: &str) {
 
 #[test]
 fn another_field_is_refused() {
-    is_refused("another_field", "`Note.author` is a field here and absent in the running process");
+    is_refused("another_field", "`Note.author` is String without a default here and absent in the running process");
 }
 
 #[test]

@@ -54,6 +54,20 @@ impl<'a> Input<'a> {
         Self { item, attrs, shape }
     }
 
+    /// Fields and variants by their names, as they go over the wire: then their order in the source does not matter.
+    pub fn in_order(mut self) -> Self {
+        let sort = |fields: &mut Vec<Field<'a>>| fields.sort_by_cached_key(Field::name);
+        match &mut self.shape {
+            Shape::Struct(fields) => sort(fields),
+            Shape::Enum(variants) => {
+                variants.iter_mut().for_each(|variant| sort(&mut variant.fields));
+                variants.sort_by_cached_key(Variant::name);
+            }
+            Shape::Union => {}
+        }
+        self
+    }
+
     /// What the type is called in messages.
     pub fn name(&self) -> String {
         self.attrs.rename.clone().unwrap_or_else(|| self.item.ident.unraw().to_string())

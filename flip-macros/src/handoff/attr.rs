@@ -16,6 +16,7 @@ use crate::diag::Errors;
 #[derive(Default)]
 pub struct ContainerAttrs {
     pub rename: Option<String>,
+    pub from: Option<From_>,
     pub krate: Option<Path>,
     pub bound: Option<Punctuated<WherePredicate, Token![,]>>,
     pub calls: Vec<Type>,
@@ -24,6 +25,7 @@ pub struct ContainerAttrs {
 #[derive(Default)]
 pub struct VariantAttrs {
     pub rename: Option<String>,
+    pub aliases: Vec<LitStr>,
 }
 
 #[derive(Default)]
@@ -32,7 +34,15 @@ pub struct FieldAttrs {
     pub skip: Option<Ident>,
     pub default: Option<Default_>,
     pub rename: Option<String>,
+    pub aliases: Vec<LitStr>,
+    pub from: Option<From_>,
     pub serde: Option<Ident>,
+}
+
+/// An older type, and the function that makes a value out of one of it.
+pub struct From_ {
+    pub ty: Type,
+    pub migrate: Expr,
 }
 
 /// What a field is where the old process has none.
@@ -46,18 +56,24 @@ const ON_TYPE: Place = Place {
     what: "a type",
     words: &[
         ("rename", "`rename = \"…\"`"),
+        ("from", "`from = \"OldType\"`"),
+        ("migrate", "`migrate = function`"),
         ("calls", "`calls(Op, …)`"),
         ("bound", "`bound = \"T: …\"`"),
         ("crate", "`crate = path`"),
     ],
 };
-const ON_VARIANT: Place = Place { what: "a variant", words: &[("rename", "`rename = \"…\"`")] };
+const ON_VARIANT: Place =
+    Place { what: "a variant", words: &[("rename", "`rename = \"…\"`"), ("alias", "`alias = \"…\"`")] };
 const ON_FIELD: Place = Place {
     what: "a field",
     words: &[
         ("skip", "`skip`"),
         ("default", "`default`, `default = expr`"),
         ("rename", "`rename = \"…\"`"),
+        ("alias", "`alias = \"…\"`"),
+        ("from", "`from = \"OldType\"`"),
+        ("migrate", "`migrate = function`"),
         ("serde", "`serde`"),
     ],
 };
@@ -132,7 +148,7 @@ fn words(attrs: &[Attribute], place: &Place, errors: &mut Errors) -> Vec<Word> {
                 for word in found {
                     if !place.has(&word.name.to_string()) {
                         place.refuse(&word.name, errors);
-                    } else if words.iter().any(|earlier| earlier.name == word.name) {
+                    } else if word.name != "alias" && words.iter().any(|earlier| earlier.name == word.name) {
                         errors.push(&word.name, format!("`{}` is said twice; keep one", word.name));
                     } else {
                         words.push(word);
@@ -183,14 +199,73 @@ impl Word {
         }
         Some(text.value())
     }
+
+    fn alias(self, errors: &mut Errors) -> Option<LitStr> {
+        let text = self.text("alias = \"earlier name\"", errors)?;
+        if text.value().is_empty() {
+            errors.push(&text, "a name cannot be empty");
+        }
+        Some(text)
+    }
+}
+
+/// `from` and `migrate`, which need each other.
+#[derive(Default)]
+struct Pair {
+    from: Option<(Ident, Option<Type>)>,
+    migrate: Option<(Ident, Option<Expr>)>,
+}
+
+impl Pair {
+    fn from(&mut self, word: Word, errors: &mut Errors) {
+        let name = word.name.clone();
+        let ty = word.text("from = \"OldType\"", errors).and_then(|text| match text.parse() {
+            Ok(ty) => Some(ty),
+            Err(error) => {
+                errors.push(&text, format!("not a type: {error}"));
+                None
+            }
+        });
+        self.from = Some((name, ty));
+    }
+
+    fn migrate(&mut self, word: Word, errors: &mut Errors) {
+        let name = word.name;
+        let migrate = match word.argument {
+            Argument::Value(expr) => Some(expr),
+            _ => {
+                errors.push(&name, "write `migrate = function`, which makes a value out of one of the older type");
+                None
+            }
+        };
+        self.migrate = Some((name, migrate));
+    }
+
+    fn finish(self, errors: &mut Errors) -> Option<From_> {
+        match (self.from, self.migrate) {
+            (Some((_, ty)), Some((_, migrate))) => Some(From_ { ty: ty?, migrate: migrate? }),
+            (Some((from, _)), None) => {
+                errors.push(from, "`from` says what it was, `migrate = function` how it becomes what it is; add that");
+                None
+            }
+            (None, Some((migrate, _))) => {
+                errors.push(migrate, "`migrate` needs to know the older type; add `from = \"OldType\"`");
+                None
+            }
+            (None, None) => None,
+        }
+    }
 }
 
 impl ContainerAttrs {
     pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
         let mut all = Self::default();
+        let mut pair = Pair::default();
         for word in words(attrs, &ON_TYPE, errors) {
             match word.name.to_string().as_str() {
                 "rename" => all.rename = word.rename(errors),
+                "from" => pair.from(word, errors),
+                "migrate" => pair.migrate(word, errors),
                 "bound" => {
                     if let Some(text) = word.text("bound = \"T: flip::Handoff\"", errors) {
                         match text.parse_with(Punctuated::parse_terminated) {
@@ -216,6 +291,7 @@ impl ContainerAttrs {
                 },
             }
         }
+        all.from = pair.finish(errors);
         for (at, op) in all.calls.iter().enumerate() {
             let text = op.to_token_stream().to_string();
             if all.calls[..at].iter().any(|earlier| earlier.to_token_stream().to_string() == text) {
@@ -230,7 +306,11 @@ impl VariantAttrs {
     pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
         let mut all = Self::default();
         for word in words(attrs, &ON_VARIANT, errors) {
-            all.rename = word.rename(errors);
+            if word.name == "alias" {
+                all.aliases.extend(word.alias(errors));
+            } else {
+                all.rename = word.rename(errors);
+            }
         }
         all
     }
@@ -239,8 +319,12 @@ impl VariantAttrs {
 impl FieldAttrs {
     pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
         let mut all = Self::default();
+        let mut pair = Pair::default();
         for word in words(attrs, &ON_FIELD, errors) {
             match word.name.to_string().as_str() {
+                "alias" => all.aliases.extend(word.alias(errors)),
+                "from" => pair.from(word, errors),
+                "migrate" => pair.migrate(word, errors),
                 "skip" => all.skip = word.flag(errors),
                 "serde" => all.serde = word.flag(errors),
                 "rename" => all.rename = word.rename(errors),
@@ -251,6 +335,7 @@ impl FieldAttrs {
                 },
             }
         }
+        all.from = pair.finish(errors);
         all
     }
 }

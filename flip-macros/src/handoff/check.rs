@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use quote::ToTokens;
 use syn::{
-    PathArguments, PathSegment, Type, TypePath,
+    LitStr, PathArguments, PathSegment, Type, TypePath,
     visit::{self, Visit},
 };
 
@@ -20,6 +20,9 @@ pub fn check(input: &Input<'_>, errors: &mut Errors) {
                 if !taken.insert(variant.name()) {
                     errors.push(variant.ident, format!("another variant is called `{}`, too", variant.name()));
                 }
+            }
+            for variant in variants {
+                aliases(&variant.attrs.aliases, "variant", &mut taken, errors);
                 names(&variant.fields, errors);
             }
         }
@@ -44,6 +47,18 @@ fn names(fields: &[Field<'_>], errors: &mut Errors) {
             errors.add(syn::Error::new(field.span, message));
         }
     }
+    for field in fields.iter().filter(|field| field.attrs.skip.is_none()) {
+        aliases(&field.attrs.aliases, "field", &mut taken, errors);
+    }
+}
+
+/// An earlier name must be nobody's name now, and of one only.
+fn aliases(aliases: &[LitStr], what: &str, taken: &mut HashSet<String>, errors: &mut Errors) {
+    for alias in aliases {
+        if !taken.insert(alias.value()) {
+            errors.push(alias, format!("a {what} is called `{}` already", alias.value()));
+        }
+    }
 }
 
 fn attributes(field: &Field<'_>, errors: &mut Errors) {
@@ -51,8 +66,11 @@ fn attributes(field: &Field<'_>, errors: &mut Errors) {
     if field.attrs.serde.is_some() {
         errors.push(skip, "`skip` leaves the field out, `serde` says how it goes; keep one");
     }
-    if field.attrs.rename.is_some() {
+    if field.attrs.rename.is_some() || !field.attrs.aliases.is_empty() {
         errors.push(skip, "`skip` leaves the field out, so it has no name to change; keep one");
+    }
+    if field.attrs.from.is_some() {
+        errors.push(skip, "`skip` leaves the field out, so there is nothing to migrate; keep one");
     }
 }
 

@@ -6,7 +6,7 @@ use syn::{GenericArgument, Ident, Path, PathArguments, Type};
 
 use super::{
     ast::{Field, Input, Shape, Variant},
-    attr::Default_,
+    attr::{Default_, From_},
     bounds,
 };
 
@@ -67,8 +67,8 @@ pub fn expand(input: &Input<'_>) -> TokenStream {
 
     let name = input.name();
     let (schema, save, restore) = match &input.shape {
-        Shape::Struct(fields) => of_struct(&name, fields, &paths),
-        Shape::Enum(variants) => of_enum(&name, variants, &paths),
+        Shape::Struct(fields) => of_struct(&name, input.attrs.from.as_ref(), fields, &paths),
+        Shape::Enum(variants) => of_enum(&name, input.attrs.from.as_ref(), variants, &paths),
         Shape::Union => return TokenStream::new(),
     };
     let codecs = input.fields().filter(|field| field.attrs.skip.is_none()).map(|field| codec_of(field, &paths));
@@ -115,13 +115,16 @@ pub fn expand(input: &Input<'_>) -> TokenStream {
     }
 }
 
-fn of_struct(name: &str, fields: &[Field<'_>], paths: &Paths) -> (TokenStream, TokenStream, TokenStream) {
+type Parts = (TokenStream, TokenStream, TokenStream);
+
+fn of_struct(name: &str, from: Option<&From_>, fields: &[Field<'_>], paths: &Paths) -> Parts {
     let described = describe(fields);
     let pattern = pattern(fields);
     let saved = save(fields, paths);
     let restored = restore(fields, paths);
+    let (from, migrated) = migration(from, "__fields", paths);
     let schema = quote! {
-        __schemas.structure::<Self>(#name, |__fields| { #described })
+        __schemas.structure::<Self>(#name, |__fields| { #described #from })
     };
     let save = quote! {
         let Self { #pattern } = self;
@@ -131,6 +134,7 @@ fn of_struct(name: &str, fields: &[Field<'_>], paths: &Paths) -> (TokenStream, T
         ::core::result::Result::Ok(())
     };
     let restore = quote! {
+        #migrated
         __input.enter()?;
         let __value = Self { #restored };
         __input.leave();
@@ -139,16 +143,18 @@ fn of_struct(name: &str, fields: &[Field<'_>], paths: &Paths) -> (TokenStream, T
     (schema, save, restore)
 }
 
-fn of_enum(name: &str, variants: &[Variant<'_>], paths: &Paths) -> (TokenStream, TokenStream, TokenStream) {
+fn of_enum(name: &str, from: Option<&From_>, variants: &[Variant<'_>], paths: &Paths) -> Parts {
     let described = variants.iter().map(|variant| {
-        let (name, fields) = (variant.name(), describe(&variant.fields));
-        quote!(__variants.variant(#name, |__fields| { #fields });)
+        let (name, aliases, fields) = (variant.name(), &variant.attrs.aliases, describe(&variant.fields));
+        quote!(__variants.variant(#name, &[#(#aliases),*], |__fields| { #fields });)
     });
+    let (from, migrated) = migration(from, "__variants", paths);
     let schema = quote! {
-        __schemas.enumeration::<Self>(#name, |__variants| { #(#described)* })
+        __schemas.enumeration::<Self>(#name, |__variants| { #(#described)* #from })
     };
     if variants.is_empty() {
         let restore = quote! {
+            #migrated
             let __number = __input.variant()?;
             ::core::result::Result::Err(__input.no_variant::<Self>(__number))
         };
@@ -176,6 +182,7 @@ fn of_enum(name: &str, variants: &[Variant<'_>], paths: &Paths) -> (TokenStream,
         quote!(#number => Self::#ident { #fields },)
     });
     let restore = quote! {
+        #migrated
         __input.enter()?;
         let __value = match __input.variant()? {
             #(#restored)*
@@ -190,8 +197,24 @@ fn of_enum(name: &str, variants: &[Variant<'_>], paths: &Paths) -> (TokenStream,
 fn describe(fields: &[Field<'_>]) -> TokenStream {
     each_travelling(fields, |_, field| {
         let (name, ty, codec) = (field.name(), field.ty, codec_name(field));
-        quote!(__fields.field::<#ty, _>(#name, Self::#codec());)
+        let aliases = &field.attrs.aliases;
+        let default = field.attrs.default.iter().map(|_| quote!(.or_default()));
+        let from = field.attrs.from.iter().map(|From_ { ty, .. }| quote_spanned!(ends(ty).0=> .from::<#ty>()));
+        quote!(__fields.field::<#ty, _>(#name, Self::#codec())#(.alias(#aliases))*#(#default)*#(#from)*;)
     })
+}
+
+/// What the schema says of an older type, and how a value is made out of one of it.
+fn migration(from: Option<&From_>, described: &str, paths: &Paths) -> (TokenStream, TokenStream) {
+    let Some(From_ { ty, migrate }) = from else { return Default::default() };
+    let private = &paths.private;
+    let described = format_ident!("{described}");
+    let restore = quote_spanned! {ends(ty).0=>
+        if let ::core::option::Option::Some(__value) = #private::migrated::<Self, #ty>(#migrate, __input)? {
+            return ::core::result::Result::Ok(__value);
+        }
+    };
+    (quote_spanned!(ends(ty).0=> #described.from::<#ty>();), restore)
 }
 
 fn pattern(fields: &[Field<'_>]) -> TokenStream {
@@ -224,16 +247,20 @@ fn restore(fields: &[Field<'_>], paths: &Paths) -> TokenStream {
             Some(Default_::Expr(expr)) => quote!(|| -> #ty { #expr }),
             _ => quote_spanned!(span=> || #private::default_of::<#ty>()),
         };
-        let value = match (&field.attrs.skip, &field.attrs.default) {
-            (Some(_), _) => quote!(#private::made(#default)),
-            (None, Some(_)) => {
-                let codec = codec_name(field);
-                quote!(#private::restore_field_or::<#ty, _>(#name, Self::#codec(), #default, __input)?)
+        let value = if field.attrs.skip.is_some() {
+            quote!(#private::made(#default))
+        } else {
+            let codec = codec_name(field);
+            let mut value = quote!(#private::restore_field::<#ty, _>(#name, Self::#codec(), __input));
+            if let Some(From_ { ty: old, migrate }) = &field.attrs.from {
+                value = quote_spanned! {ends(old).0=>
+                    #private::restore_field_from::<#ty, #old>(#name, #migrate, __input, |__input| #value)
+                };
             }
-            (None, None) => {
-                let codec = codec_name(field);
-                quote!(#private::restore_field::<#ty, _>(#name, Self::#codec(), __input)?)
+            if field.attrs.default.is_some() {
+                value = quote!(#private::restore_field_or::<#ty>(#name, #default, __input, |__input| #value));
             }
+            quote!(#value?)
         };
         quote!(#member: #value,)
     });

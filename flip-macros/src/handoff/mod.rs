@@ -23,7 +23,7 @@ pub fn derive(input: TokenStream) -> TokenStream {
     let input = ast::Input::from_item(&item, &mut errors);
     check::check(&input, &mut errors);
     match errors.finish() {
-        None => expand::expand(&input),
+        None => expand::expand(&input.in_order()),
         Some(error) => {
             // With an implementation, though one that never runs, no error follows from these elsewhere.
             let fallback = fallback::expand(&input);

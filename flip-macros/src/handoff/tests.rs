@@ -1,4 +1,4 @@
-//! What comes out, as a reader would write it. To see a new expansion, run the test and copy what it prints.
+//! What comes out, as a reader would write it. With `UPDATE_EXPAND=1` in the environment it is written anew.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,8 +10,12 @@ fn expansion(item: TokenStream) -> String {
 /// Compares with `tests/expand/handoff_<name>.rs`, which is not compiled there.
 macro_rules! expands {
     ($name:literal, $($item:tt)*) => {{
-        let (expected, found) = (include_str!(concat!("../../tests/expand/handoff_", $name, ".rs")), expansion(quote!($($item)*)));
-        assert!(expected == found, "{} now expands to:\n\n{found}", $name);
+        let path = format!("{}/tests/expand/handoff_{}.rs", env!("CARGO_MANIFEST_DIR"), $name);
+        let found = expansion(quote!($($item)*));
+        if std::env::var_os("UPDATE_EXPAND").is_some() {
+            std::fs::write(&path, &found).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), found, "{} now expands to:\n\n{found}", $name);
     }};
 }
 
@@ -28,6 +32,8 @@ fn a_struct() {
             max: u32,
             #[handoff(serde)]
             config: Config,
+            #[handoff(alias = "wait", default, from = "u64", migrate = Duration::from_millis)]
+            timeout: Duration,
         }
     }
 }
@@ -35,10 +41,10 @@ fn a_struct() {
 #[test]
 fn an_enum() {
     expands! { "enum",
-        #[handoff(rename = "State", crate = crate::flip)]
+        #[handoff(rename = "State", crate = crate::flip, from = "OldMode", migrate = newer)]
         enum Mode<'a, T: Iterator, const N: usize> {
             Idle,
-            #[handoff(rename = "Running")]
+            #[handoff(rename = "Running", alias = "Active")]
             Busy(T::Item, [(T, Cow<'a, str>); N]),
             Named { r#type: Option<Box<Self>>, tag: PhantomData<T> },
         }

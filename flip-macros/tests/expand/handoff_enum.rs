@@ -16,6 +16,28 @@ const _: () = {
     {
         #[doc(hidden)]
         #[inline]
+        fn __flip_field3() -> impl crate::flip::__private::Codec<PhantomData<T>> {
+            (&&&&crate::flip::__private::Probe::<PhantomData<T>>::NEW)
+                .__flip_codec(crate::flip::__private::ByNothing)
+        }
+        #[doc(hidden)]
+        #[inline]
+        fn __flip_field2() -> impl crate::flip::__private::Codec<Option<Box<Self>>> {
+            (&&&&crate::flip::__private::Probe::<Option<Box<Self>>>::NEW)
+                .__flip_codec(
+                    crate::flip::__private::Of(
+                        (&&&&crate::flip::__private::Probe::<Box<Self>>::NEW)
+                            .__flip_codec(
+                                crate::flip::__private::Of(
+                                    (&&&&crate::flip::__private::Probe::<Self>::NEW)
+                                        .__flip_codec(crate::flip::__private::ByNothing),
+                                ),
+                            ),
+                    ),
+                )
+        }
+        #[doc(hidden)]
+        #[inline]
         fn __flip_field0() -> impl crate::flip::__private::Codec<T::Item> {
             (&&&&crate::flip::__private::Probe::<T::Item>::NEW)
                 .__flip_codec(crate::flip::__private::ByNothing)
@@ -38,28 +60,6 @@ const _: () = {
                     ),
                 )
         }
-        #[doc(hidden)]
-        #[inline]
-        fn __flip_field2() -> impl crate::flip::__private::Codec<Option<Box<Self>>> {
-            (&&&&crate::flip::__private::Probe::<Option<Box<Self>>>::NEW)
-                .__flip_codec(
-                    crate::flip::__private::Of(
-                        (&&&&crate::flip::__private::Probe::<Box<Self>>::NEW)
-                            .__flip_codec(
-                                crate::flip::__private::Of(
-                                    (&&&&crate::flip::__private::Probe::<Self>::NEW)
-                                        .__flip_codec(crate::flip::__private::ByNothing),
-                                ),
-                            ),
-                    ),
-                )
-        }
-        #[doc(hidden)]
-        #[inline]
-        fn __flip_field3() -> impl crate::flip::__private::Codec<PhantomData<T>> {
-            (&&&&crate::flip::__private::Probe::<PhantomData<T>>::NEW)
-                .__flip_codec(crate::flip::__private::ByNothing)
-        }
     }
     #[automatically_derived]
     impl<'a, T: Iterator, const N: usize> crate::flip::__private::Handoff
@@ -77,10 +77,25 @@ const _: () = {
                 >(
                     "State",
                     |__variants| {
-                        __variants.variant("Idle", |__fields| {});
+                        __variants.variant("Idle", &[], |__fields| {});
+                        __variants
+                            .variant(
+                                "Named",
+                                &[],
+                                |__fields| {
+                                    __fields
+                                        .field::<PhantomData<T>, _>("tag", Self::__flip_field3());
+                                    __fields
+                                        .field::<
+                                            Option<Box<Self>>,
+                                            _,
+                                        >("type", Self::__flip_field2());
+                                },
+                            );
                         __variants
                             .variant(
                                 "Running",
+                                &["Active"],
                                 |__fields| {
                                     __fields.field::<T::Item, _>("0", Self::__flip_field0());
                                     __fields
@@ -90,19 +105,7 @@ const _: () = {
                                         >("1", Self::__flip_field1());
                                 },
                             );
-                        __variants
-                            .variant(
-                                "Named",
-                                |__fields| {
-                                    __fields
-                                        .field::<
-                                            Option<Box<Self>>,
-                                            _,
-                                        >("type", Self::__flip_field2());
-                                    __fields
-                                        .field::<PhantomData<T>, _>("tag", Self::__flip_field3());
-                                },
-                            );
+                        __variants.from::<OldMode>();
                     },
                 )
         }
@@ -116,8 +119,19 @@ const _: () = {
                 Self::Idle {} => {
                     __out.variant(0u32)?;
                 }
-                Self::Busy { 0: __field0, 1: __field1 } => {
+                Self::Named { tag: __field0, r#type: __field1 } => {
                     __out.variant(1u32)?;
+                    crate::flip::__private::save_field::<
+                        PhantomData<T>,
+                        _,
+                    >("tag", Self::__flip_field3(), __field0, __out)?;
+                    crate::flip::__private::save_field::<
+                        Option<Box<Self>>,
+                        _,
+                    >("type", Self::__flip_field2(), __field1, __out)?;
+                }
+                Self::Busy { 0: __field0, 1: __field1 } => {
+                    __out.variant(2u32)?;
                     crate::flip::__private::save_field::<
                         T::Item,
                         _,
@@ -127,17 +141,6 @@ const _: () = {
                         _,
                     >("1", Self::__flip_field1(), __field1, __out)?;
                 }
-                Self::Named { r#type: __field0, tag: __field1 } => {
-                    __out.variant(2u32)?;
-                    crate::flip::__private::save_field::<
-                        Option<Box<Self>>,
-                        _,
-                    >("type", Self::__flip_field2(), __field0, __out)?;
-                    crate::flip::__private::save_field::<
-                        PhantomData<T>,
-                        _,
-                    >("tag", Self::__flip_field3(), __field1, __out)?;
-                }
             }
             __out.leave();
             ::core::result::Result::Ok(())
@@ -146,10 +149,28 @@ const _: () = {
         fn restore(
             __input: &mut crate::flip::__private::Restorer<'_>,
         ) -> ::core::result::Result<Self, crate::flip::__private::RestoreError> {
+            if let ::core::option::Option::Some(__value) = crate::flip::__private::migrated::<
+                Self,
+                OldMode,
+            >(newer, __input)? {
+                return ::core::result::Result::Ok(__value);
+            }
             __input.enter()?;
             let __value = match __input.variant()? {
                 0u32 => Self::Idle {},
                 1u32 => {
+                    Self::Named {
+                        tag: crate::flip::__private::restore_field::<
+                            PhantomData<T>,
+                            _,
+                        >("tag", Self::__flip_field3(), __input)?,
+                        r#type: crate::flip::__private::restore_field::<
+                            Option<Box<Self>>,
+                            _,
+                        >("type", Self::__flip_field2(), __input)?,
+                    }
+                }
+                2u32 => {
                     Self::Busy {
                         0: crate::flip::__private::restore_field::<
                             T::Item,
@@ -159,18 +180,6 @@ const _: () = {
                             [(T, Cow<'a, str>); N],
                             _,
                         >("1", Self::__flip_field1(), __input)?,
-                    }
-                }
-                2u32 => {
-                    Self::Named {
-                        r#type: crate::flip::__private::restore_field::<
-                            Option<Box<Self>>,
-                            _,
-                        >("type", Self::__flip_field2(), __input)?,
-                        tag: crate::flip::__private::restore_field::<
-                            PhantomData<T>,
-                            _,
-                        >("tag", Self::__flip_field3(), __input)?,
                     }
                 }
                 __number => {

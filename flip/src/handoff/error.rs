@@ -18,6 +18,8 @@ struct Inner {
     path: String,
     what: Cow<'static, str>,
     source: Option<io::Error>,
+    /// The path leads from the type on already.
+    whole: bool,
 }
 
 impl Inner {
@@ -59,12 +61,12 @@ macro_rules! both {
         impl $error {
             #[cold]
             pub(crate) fn new(what: impl Into<Cow<'static, str>>) -> Self {
-                Self(Box::new(Inner { path: String::new(), what: what.into(), source: None }))
+                Self(Box::new(Inner { path: String::new(), what: what.into(), source: None, whole: false }))
             }
 
             #[cold]
             pub(crate) fn io(what: &'static str, source: io::Error) -> Self {
-                Self(Box::new(Inner { path: String::new(), what: what.into(), source: Some(source) }))
+                Self(Box::new(Inner { path: String::new(), what: what.into(), source: Some(source), whole: false }))
             }
 
             #[cold]
@@ -75,13 +77,17 @@ macro_rules! both {
 
             #[cold]
             pub(crate) fn in_field(mut self, name: &str) -> Self {
-                self.0.prepend(format_args!(".{name}"));
+                if !self.0.whole {
+                    self.0.prepend(format_args!(".{name}"));
+                }
                 self
             }
 
             #[cold]
             pub(crate) fn at(mut self, index: usize) -> Self {
-                self.0.prepend(format_args!("[{index}]"));
+                if !self.0.whole {
+                    self.0.prepend(format_args!("[{index}]"));
+                }
                 self
             }
 
@@ -106,3 +112,11 @@ macro_rules! both {
 }
 
 both!(SaveError RestoreError);
+
+impl RestoreError {
+    /// Its path is complete: what the reader was at says nothing of it.
+    pub(super) fn whole(mut self) -> Self {
+        self.0.whole = true;
+        self
+    }
+}

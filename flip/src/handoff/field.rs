@@ -3,7 +3,11 @@
 // Only expansions see it.
 #![allow(missing_docs)]
 
-use super::{RestoreError, Restorer, SaveError, Saver, probe::Codec};
+use super::{
+    Handoff, RestoreError, Restorer, SaveError, Saver,
+    matching::{ABSENT, DIRECT, MIGRATED, PRESENT},
+    probe::Codec,
+};
 
 #[inline]
 pub fn save_field<'a, T, C: Codec<T>>(
@@ -30,15 +34,46 @@ pub fn restore_field<T, C: Codec<T>>(
     }
 }
 
-/// A field that has a default where the old process has none. As long as only equal schemas are read, it always has.
+/// A field that has a default where the old process has none.
 #[inline]
-pub fn restore_field_or<T, C: Codec<T>>(
+pub fn restore_field_or<T>(
     name: &'static str,
-    codec: C,
-    _default: impl FnOnce() -> T,
+    default: impl FnOnce() -> T,
     input: &mut Restorer<'_>,
+    restore: impl FnOnce(&mut Restorer<'_>) -> Result<T, RestoreError>,
 ) -> Result<T, RestoreError> {
-    restore_field(name, codec, input)
+    match input.tag(PRESENT) {
+        Ok(ABSENT) => Ok(default()),
+        Ok(_) => restore(input),
+        Err(error) => Err(error.in_field(name)),
+    }
+}
+
+/// A field that was of the type `Old`.
+#[inline]
+pub fn restore_field_from<T, Old: Handoff>(
+    name: &'static str,
+    migrate: impl FnOnce(Old) -> T,
+    input: &mut Restorer<'_>,
+    restore: impl FnOnce(&mut Restorer<'_>) -> Result<T, RestoreError>,
+) -> Result<T, RestoreError> {
+    match migrated(migrate, input) {
+        Ok(Some(value)) => Ok(value),
+        Ok(None) => restore(input),
+        Err(error) => Err(error.in_field(name)),
+    }
+}
+
+/// The value out of one of the type that it was before, if that is what the old process has.
+#[inline]
+pub fn migrated<T, Old: Handoff>(
+    migrate: impl FnOnce(Old) -> T,
+    input: &mut Restorer<'_>,
+) -> Result<Option<T>, RestoreError> {
+    Ok(match input.tag(DIRECT)? {
+        MIGRATED => Some(migrate(Old::restore(input)?)),
+        _ => None,
+    })
 }
 
 /// `Default` with a message of its own.

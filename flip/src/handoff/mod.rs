@@ -1,34 +1,40 @@
 //! What can be handed over, and how it is written and read.
 //!
 //! A type is handed over if it is [`Handoff`]: numbers, text, collections, times, addresses and descriptors are, and
-//! `#[derive(Handoff)]` makes it of structs and enums. What the derive wrote goes bare, without names, next to a
-//! schema that both processes compare first; what only serde can write goes with the names of its fields.
+//! `#[derive(Handoff)]` makes it of structs and enums. What the derive wrote goes bare, without names, next to a schema
+//! that the new process compares with its own first; where they differ, the bytes are rewritten on their way in, field
+//! by field. What only serde can write goes with the names of its fields.
 
 mod block;
 pub(crate) mod calls;
 pub(crate) mod codec;
 mod error;
 pub(crate) mod field;
+pub(crate) mod matching;
 pub(crate) mod probe;
 mod schema;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub(crate) mod transcode;
 
 pub use calls::{Apply, CallRefused, Calls};
 pub use error::{RestoreError, SaveError};
-pub use schema::{Fields, Schemas, Type, Variants};
+pub use schema::{Facts, Fields, Schemas, Type, Variants};
 pub use stream::{Restorer, Saver};
 
 // The runtime, which calls these, comes in modules of its own.
 #[allow(unused_imports)]
-pub(crate) use schema::{Mismatch, Schema, SchemaError};
+pub(crate) use matching::{Mismatch, Plan};
+#[allow(unused_imports)]
+pub(crate) use schema::{Schema, SchemaError};
 #[allow(unused_imports)]
 pub(crate) use stream::{CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
 
 use serde::{Serialize, de::DeserializeOwned};
+use transcode::Transcoder;
 
 /// What can outlive the process: it is written by the old one and read by the new one.
 ///
@@ -73,13 +79,60 @@ use serde::{Serialize, de::DeserializeOwned};
 /// | `#[handoff(skip)]` | left out; the new process has its `Default`, or what `default = expr` says |
 /// | `#[handoff(default)]`, `#[handoff(default = expr)]` | what it is where the old process has no such field |
 /// | `#[handoff(rename = "…")]` | the name by which old and new are matched; on variants and types, too |
+/// | `#[handoff(alias = "…")]` | a name that it has in another release; on variants, too; several may be given |
+/// | `#[handoff(from = "OldType", migrate = function)]` | made of a value of the older type by `fn(OldType) -> Type` |
 /// | `#[handoff(serde)]` | through serde's traits, though it has `Handoff` or stands in a collection |
 ///
 /// | on the type | |
 /// | --- | --- |
+/// | `#[handoff(from = "OldType", migrate = function)]` | made of the older type as a whole, which stays in the program |
 /// | `#[handoff(calls(Hit, Reset))]` | the operations that may be [called](Apply), from any process that still drains |
 /// | `#[handoff(bound = "T: …")]` | instead of the bounds that the derive would write |
 /// | `#[handoff(crate = path)]` | where flip is, if not at `::flip` |
+///
+/// # Between releases
+///
+/// The old process sends what its types are made of before it stops anything. Where they are the same, values travel
+/// without names. Where they differ, the new process matches them by name:
+///
+/// | change | what happens |
+/// | --- | --- |
+/// | a field is added | it needs `default`, or the upgrade is refused |
+/// | a field is removed | ignored; descriptors in it are closed |
+/// | a field or variant is renamed | `alias = "old name"` in the new program; then the older one knows it, too |
+/// | fields or variants change places | nothing: the order does not matter |
+/// | whole numbers or floats change their width or sign | converted; a value that does not fit rolls back |
+/// | `T` becomes `Option<T>`, or the other way | `Some`; a `None` where one is needed rolls back |
+/// | a list becomes a set of the same, or the other way | the same elements; a set keeps one of those that are equal |
+/// | `Id(u64)` becomes `u64`, `Box<T>` becomes `T`, or the other way | the same |
+/// | a variant is added | nothing |
+/// | a variant is removed | a value that is of it rolls back |
+/// | a whole state (a parameter of `main`) is added or removed | starts with its first value; is dropped with a warning |
+/// | anything else | `from` and `migrate`, or the upgrade is refused |
+///
+/// What schemas can tell is refused while the old process serves on undisturbed, with state, field, both types and what
+/// would help. What only the values can tell is found before the commit, and rolled back. All of it holds in both
+/// directions: going back to the older program is an upgrade like any other.
+///
+/// `migrate` is used where the value is of the older type, or fits it better than this one; a value that is exactly of
+/// this type never goes through it. It may be a path or a closure; a panic in it rolls back.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// // Release 1 had `timeout: u64`, in milliseconds, and `visits`.
+/// #[derive(flip::Handoff)]
+/// struct Settings {
+///     #[handoff(from = "u64", migrate = Duration::from_millis)]
+///     timeout: Duration,
+///     #[handoff(alias = "visits")]
+///     total: u64,
+///     #[handoff(default = "nobody".to_owned())]
+///     owner: String,
+/// }
+/// ```
+///
+/// What travels through serde is matched by serde: its own attributes (`default`, `alias`, …) say what may change.
 ///
 /// # Type parameters
 ///
@@ -231,17 +284,25 @@ pub(crate) fn to_bytes<T: Handoff>(value: &T) -> Result<Vec<u8>, SaveError> {
     Ok(out.into_bytes())
 }
 
-/// Reads what [`to_bytes`] wrote, if it has the schema that `T` has here.
+/// Reads one value that the old process wrote with another schema: `plan` says how.
+pub(crate) fn restore_matched<T: Handoff>(input: Restorer<'_>, plan: &Plan, limits: Limits) -> Result<T, RestoreError> {
+    let mut transcoder = Transcoder::new(input, plan);
+    let mut matched = Restorer::matched(&mut transcoder, limits);
+    let value = restore(&mut matched)?;
+    matched.finish()?;
+    transcoder.finish()?;
+    Ok(value)
+}
+
+/// Reads what [`to_bytes`] wrote, if it can become a `T`.
 pub(crate) fn from_bytes<T: Handoff>(bytes: &[u8]) -> Result<T, RestoreError> {
     let mut input = Restorer::from_bytes(bytes.to_vec(), Limits::default());
     let length = input.length()?;
     let theirs = input.bytes(length)?;
-    let ours = Schema::of::<T>();
-    if theirs != ours.encode() {
-        let theirs = Schema::decode(&theirs).map_err(|error| RestoreError::new(error.to_string()))?;
-        if let Some(mismatch) = ours.mismatch(&theirs) {
-            return Err(RestoreError::new(mismatch.to_string()));
-        }
+    let theirs = Schema::decode(&theirs).map_err(|error| RestoreError::new(error.to_string()))?;
+    let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| RestoreError::new(mismatch.to_string()))?;
+    if plan.is_needed() {
+        return restore_matched(input, &plan, Limits::default());
     }
     let value = restore(&mut input)?;
     input.finish()?;

@@ -2,11 +2,12 @@
 
 use std::{
     any::type_name,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Handoff, Limits, RestoreError, Restorer, SaveError, Saver, error::shortened, probe::Codec};
+use super::{Handoff, Limits, RestoreError, Restorer, SaveError, Saver, probe::Codec};
 
 /// How deep a schema may lie in itself, not counting types with a name.
 const DEPTH: usize = 64;
@@ -16,10 +17,10 @@ const DEPTH: usize = 64;
 pub struct Type(Node);
 
 #[derive(Clone, Debug)]
-enum Node {
+pub(super) enum Node {
     Leaf(Leaf),
-    /// Written by serde with the names of its parts, so it is matched by serde; the name is for messages.
-    SelfDescribed(String),
+    /// Written by serde with the names of its parts, so it is matched by serde.
+    SelfDescribed(Described),
     Option(Box<Node>),
     List(Box<Node>),
     Set(Box<Node>),
@@ -29,6 +30,39 @@ enum Node {
     Tuple(Vec<Node>),
     /// A struct or enum, by its place in the list of named types.
     Named(usize),
+}
+
+/// A type that only serde knows.
+#[derive(Clone)]
+pub(super) struct Described {
+    /// For messages.
+    name: String,
+}
+
+impl Described {
+    fn of<T>() -> Self {
+        Self { name: short_name(type_name::<T>()) }
+    }
+
+    /// Whether this process's type reads what `theirs` describes, as far as that can be told.
+    ///
+    /// # Errors
+    /// Where it does not, within the value, and why.
+    pub(super) fn check(&self, _theirs: &Described) -> Result<(), (String, String)> {
+        Ok(())
+    }
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` through serde", self.name)
+    }
+}
+
+impl fmt::Debug for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 macro_rules! leaves {
@@ -47,7 +81,7 @@ macro_rules! leaves {
                 match code { $($code => Some(Self::$leaf),)* _ => None }
             }
 
-            fn text(self) -> &'static str {
+            pub(super) fn text(self) -> &'static str {
                 match self { $(Self::$leaf => $text),* }
             }
         }
@@ -92,13 +126,42 @@ leaves! {
     50 UnixDatagram "UnixDatagram"
 }
 
+impl Leaf {
+    pub(super) fn is_integer(self) -> bool {
+        use Leaf::*;
+        matches!(self, U8 | U16 | U32 | U64 | U128 | I8 | I16 | I32 | I64 | I128)
+    }
+
+    pub(super) fn is_float(self) -> bool {
+        matches!(self, Leaf::F32 | Leaf::F64)
+    }
+
+    /// Its form depends on whether it is an element of a list.
+    pub(super) fn is_varied(self) -> bool {
+        self.is_integer() && !matches!(self, Leaf::U8 | Leaf::I8)
+    }
+
+    /// How many bytes an element of a list takes, where all take the same.
+    pub(super) fn width(self) -> Option<u64> {
+        use Leaf::*;
+        Some(match self {
+            Bool | U8 | I8 | Ordering => 1,
+            U16 | I16 => 2,
+            U32 | I32 | F32 | Ipv4Addr => 4,
+            U64 | I64 | F64 => 8,
+            U128 | I128 | Ipv6Addr => 16,
+            _ => return None,
+        })
+    }
+}
+
 impl Type {
     pub(super) fn leaf(leaf: Leaf) -> Self {
         Self(Node::Leaf(leaf))
     }
 
     pub(super) fn self_described<T>() -> Self {
-        Self(Node::SelfDescribed(short_name(type_name::<T>())))
+        Self(Node::SelfDescribed(Described::of::<T>()))
     }
 
     pub(super) fn option(inner: Type) -> Self {
@@ -140,21 +203,35 @@ fn short_name(full: &str) -> String {
 }
 
 #[derive(Clone, Debug)]
-struct Named {
-    name: String,
-    shape: Shape,
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) shape: Shape,
+    /// The type that it was before, which this process can convert.
+    pub(super) from: Option<Node>,
 }
 
 #[derive(Clone, Debug)]
-enum Shape {
+pub(super) enum Shape {
     Struct(Vec<Field>),
-    Enum(Vec<(String, Vec<Field>)>),
+    Enum(Vec<Variant>),
 }
 
 #[derive(Clone, Debug)]
-struct Field {
-    name: String,
-    node: Node,
+pub(super) struct Variant {
+    pub(super) name: String,
+    pub(super) aliases: Vec<String>,
+    pub(super) fields: Vec<Field>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) aliases: Vec<String>,
+    /// It need not be there.
+    pub(super) default: bool,
+    /// The type that it was before, which this process can convert.
+    pub(super) from: Option<Node>,
+    pub(super) node: Node,
 }
 
 /// Gathers the types that a value is made of, each once. Only generated code calls it.
@@ -167,7 +244,11 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    fn named<T: Handoff>(&mut self, name: &'static str, shape: impl FnOnce(&mut Self) -> Shape) -> Type {
+    fn named<T: Handoff>(
+        &mut self,
+        name: &'static str,
+        shape: impl FnOnce(&mut Self) -> (Shape, Option<Node>),
+    ) -> Type {
         let identity = (type_name::<T>(), T::schema as fn(&mut Schemas) -> Type as usize);
         if let Some(&place) = self.places.get(&identity) {
             return Type(Node::Named(place));
@@ -176,81 +257,115 @@ impl Schemas {
         let place = self.named.len();
         self.named.push(None);
         self.places.insert(identity, place);
-        let shape = shape(self);
-        self.named[place] = Some(Named { name: name.to_owned(), shape });
+        let (shape, from) = shape(self);
+        self.named[place] = Some(Named { name: name.to_owned(), shape, from });
         Type(Node::Named(place))
     }
 
     #[doc(hidden)]
     pub fn structure<T: Handoff>(&mut self, name: &'static str, describe: impl FnOnce(&mut Fields<'_>)) -> Type {
         self.named::<T>(name, |schemas| {
-            let mut fields = Fields { schemas, list: Vec::new() };
+            let mut fields = Fields::new(schemas);
             describe(&mut fields);
-            Shape::Struct(fields.list)
+            (Shape::Struct(fields.list), fields.from)
         })
     }
 
     #[doc(hidden)]
     pub fn enumeration<T: Handoff>(&mut self, name: &'static str, describe: impl FnOnce(&mut Variants<'_>)) -> Type {
         self.named::<T>(name, |schemas| {
-            let mut variants = Variants { schemas, list: Vec::new() };
+            let mut variants = Variants { schemas, list: Vec::new(), from: None };
             describe(&mut variants);
-            Shape::Enum(variants.list)
+            (Shape::Enum(variants.list), variants.from)
         })
     }
 }
 
-/// Takes the fields of a struct or variant, in their order. Only generated code calls it.
+/// Takes the fields of a struct or variant, in the order of the wire. Only generated code calls it.
 pub struct Fields<'s> {
     schemas: &'s mut Schemas,
     list: Vec<Field>,
+    from: Option<Node>,
 }
 
-impl Fields<'_> {
+impl<'s> Fields<'s> {
+    fn new(schemas: &'s mut Schemas) -> Self {
+        Fields { schemas, list: Vec::new(), from: None }
+    }
+
     #[doc(hidden)]
-    pub fn field<T, C: Codec<T>>(&mut self, name: &'static str, codec: C) {
+    pub fn field<T, C: Codec<T>>(&mut self, name: &'static str, codec: C) -> Facts<'_> {
         let node = codec.schema(self.schemas).0;
-        self.list.push(Field { name: name.to_owned(), node });
+        self.list.push(Field { name: name.to_owned(), aliases: Vec::new(), default: false, from: None, node });
+        let field = self.list.len() - 1;
+        Facts { schemas: self.schemas, field: &mut self.list[field] }
+    }
+
+    /// The struct can be made of this one.
+    #[doc(hidden)]
+    pub fn from<Old: Handoff>(&mut self) {
+        self.from = Some(Old::schema(self.schemas).0);
     }
 }
 
-/// Takes the variants of an enum, in their order. Only generated code calls it.
+/// Takes what else is known of a field. Only generated code calls it.
+pub struct Facts<'f> {
+    schemas: &'f mut Schemas,
+    field: &'f mut Field,
+}
+
+impl Facts<'_> {
+    /// The field had this name before, or has it in a later program.
+    #[doc(hidden)]
+    pub fn alias(self, name: &'static str) -> Self {
+        self.field.aliases.push(name.to_owned());
+        self
+    }
+
+    /// The field need not be there.
+    #[doc(hidden)]
+    pub fn or_default(self) -> Self {
+        self.field.default = true;
+        self
+    }
+
+    /// The field can be made of a value of this type.
+    #[doc(hidden)]
+    pub fn from<Old: Handoff>(self) -> Self {
+        self.field.from = Some(Old::schema(self.schemas).0);
+        self
+    }
+}
+
+/// Takes the variants of an enum, in the order of the wire. Only generated code calls it.
 pub struct Variants<'s> {
     schemas: &'s mut Schemas,
-    list: Vec<(String, Vec<Field>)>,
+    list: Vec<Variant>,
+    from: Option<Node>,
 }
 
 impl Variants<'_> {
     #[doc(hidden)]
-    pub fn variant(&mut self, name: &'static str, describe: impl FnOnce(&mut Fields<'_>)) {
-        let mut fields = Fields { schemas: self.schemas, list: Vec::new() };
+    pub fn variant(&mut self, name: &'static str, aliases: &[&'static str], describe: impl FnOnce(&mut Fields<'_>)) {
+        let mut fields = Fields::new(self.schemas);
         describe(&mut fields);
-        let list = fields.list;
-        self.list.push((name.to_owned(), list));
+        let fields = fields.list;
+        let aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
+        self.list.push(Variant { name: name.to_owned(), aliases, fields });
+    }
+
+    /// The enum can be made of this type.
+    #[doc(hidden)]
+    pub fn from<Old: Handoff>(&mut self) {
+        self.from = Some(Old::schema(self.schemas).0);
     }
 }
 
 /// A type and all that it is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Schema {
-    root: Node,
-    named: Vec<Named>,
-}
-
-/// Where two schemas differ first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mismatch {
-    /// `Visits.total`
-    pub(crate) path: String,
-    pub(crate) ours: String,
-    pub(crate) theirs: String,
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = shortened(&self.path);
-        write!(f, "`{path}` is {} here and {} in the running process", self.ours, self.theirs)
-    }
+    pub(super) root: Node,
+    pub(super) named: Vec<Named>,
 }
 
 /// Bytes that are no schema.
@@ -269,15 +384,22 @@ impl std::error::Error for SchemaError {
     }
 }
 
-impl PartialEq for Schema {
-    /// Whether the same bytes mean the same. The names of types do not matter for that, those of fields and variants do.
-    fn eq(&self, other: &Self) -> bool {
-        self.mismatch(other).is_none()
-    }
-}
-
 impl Schema {
-    pub(crate) fn of<T: Handoff>() -> Self {
+    /// Made once for each type.
+    pub(crate) fn of<T: Handoff>() -> Arc<Self> {
+        type Made = HashMap<(&'static str, usize), Arc<Schema>>;
+        static MADE: Mutex<Option<Made>> = Mutex::new(None);
+        let identity = (type_name::<T>(), T::schema as fn(&mut Schemas) -> Type as usize);
+        let made = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(schema) = made().get_or_insert_default().get(&identity) {
+            return Arc::clone(schema);
+        }
+        // Not under the lock: code of the user's may run here.
+        let schema = Arc::new(Self::make::<T>());
+        Arc::clone(made().get_or_insert_default().entry(identity).or_insert(schema))
+    }
+
+    fn make<T: Handoff>() -> Self {
         let mut schemas = Schemas::default();
         let root = T::schema(&mut schemas).0;
         // Every place was filled when the description that took it came back.
@@ -293,15 +415,10 @@ impl Schema {
         }
     }
 
-    /// Where `theirs`, of the running process, first differs from what this process has.
-    pub(crate) fn mismatch(&self, theirs: &Schema) -> Option<Mismatch> {
-        Comparison { ours: self, theirs, steps: Vec::new(), seen: HashSet::new() }.run()
-    }
-
-    fn describe(&self, node: &Node) -> String {
+    pub(super) fn describe(&self, node: &Node) -> String {
         match node {
             Node::Leaf(leaf) => leaf.text().to_owned(),
-            Node::SelfDescribed(name) => format!("`{name}` through serde"),
+            Node::SelfDescribed(described) => described.to_string(),
             Node::Option(inner) => format!("an optional {}", self.describe(inner)),
             Node::List(inner) => format!("a list of {}", self.describe(inner)),
             Node::Set(inner) => format!("a set of {}", self.describe(inner)),
@@ -313,8 +430,8 @@ impl Schema {
                 format!("({})", items.iter().map(|item| self.describe(item)).collect::<Vec<_>>().join(", "))
             }
             Node::Named(place) => match &self.named[*place] {
-                Named { name, shape: Shape::Struct(_) } => format!("the struct `{name}`"),
-                Named { name, shape: Shape::Enum(_) } => format!("the enum `{name}`"),
+                Named { name, shape: Shape::Struct(_), .. } => format!("the struct `{name}`"),
+                Named { name, shape: Shape::Enum(_), .. } => format!("the enum `{name}`"),
             },
         }
     }
@@ -328,8 +445,9 @@ impl Schema {
 
     fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
         out.length(self.named.len())?;
-        for Named { name, shape } in &self.named {
+        for Named { name, shape, from } in &self.named {
             out.text(name)?;
+            write_from(from.as_ref(), 0, out)?;
             match shape {
                 Shape::Struct(fields) => {
                     out.scalar(0u8)?;
@@ -338,8 +456,9 @@ impl Schema {
                 Shape::Enum(variants) => {
                     out.scalar(1u8)?;
                     out.length(variants.len())?;
-                    for (name, fields) in variants {
+                    for Variant { name, aliases, fields } in variants {
                         out.text(name)?;
+                        write_names(aliases, out)?;
                         write_fields(fields, out)?;
                     }
                 }
@@ -360,28 +479,68 @@ impl Schema {
         let mut named = Vec::new();
         for _ in 0..count {
             let name = input.text()?;
+            let (from, _) = read_from(input, count)?;
             let shape = match input.scalar::<u8>()? {
                 0 => Shape::Struct(read_fields(input, count)?),
                 1 => {
                     let mut variants = Vec::new();
                     for _ in 0..input.length()? {
-                        variants.push((input.text()?, read_fields(input, count)?));
+                        let (name, aliases) = (input.text()?, read_names(input)?);
+                        variants.push(Variant { name, aliases, fields: read_fields(input, count)? });
                     }
                     Shape::Enum(variants)
                 }
                 other => return Err(RestoreError::new(format!("{other} is no kind of type"))),
             };
-            named.push(Named { name, shape });
+            named.push(Named { name, shape, from });
         }
         let root = Node::read(input, count, DEPTH)?;
         Ok(Self { root, named })
     }
 }
 
+/// What a field or type was before, and what else one bit says.
+const FROM: u8 = 1;
+const DEFAULT: u8 = 2;
+
+fn write_from(from: Option<&Node>, flags: u8, out: &mut Saver<'_>) -> Result<(), SaveError> {
+    match from {
+        None => out.scalar(flags),
+        Some(node) => {
+            out.scalar(flags | FROM)?;
+            node.write(out)
+        }
+    }
+}
+
+fn read_from(input: &mut Restorer<'_>, named: usize) -> Result<(Option<Node>, u8), RestoreError> {
+    let flags: u8 = input.scalar()?;
+    if flags & !(FROM | DEFAULT) != 0 {
+        return Err(RestoreError::new(format!("{flags} says nothing of a field")));
+    }
+    let from = if flags & FROM == 0 { None } else { Some(Node::read(input, named, DEPTH)?) };
+    Ok((from, flags & !FROM))
+}
+
+fn write_names(names: &[String], out: &mut Saver<'_>) -> Result<(), SaveError> {
+    out.length(names.len())?;
+    names.iter().try_for_each(|name| out.text(name))
+}
+
+fn read_names(input: &mut Restorer<'_>) -> Result<Vec<String>, RestoreError> {
+    let mut names = Vec::new();
+    for _ in 0..input.length()? {
+        names.push(input.text()?);
+    }
+    Ok(names)
+}
+
 fn write_fields(fields: &[Field], out: &mut Saver<'_>) -> Result<(), SaveError> {
     out.length(fields.len())?;
-    for Field { name, node } in fields {
+    for Field { name, aliases, default, from, node } in fields {
         out.text(name)?;
+        write_names(aliases, out)?;
+        write_from(from.as_ref(), if *default { DEFAULT } else { 0 }, out)?;
         node.write(out)?;
     }
     Ok(())
@@ -390,7 +549,10 @@ fn write_fields(fields: &[Field], out: &mut Saver<'_>) -> Result<(), SaveError> 
 fn read_fields(input: &mut Restorer<'_>, named: usize) -> Result<Vec<Field>, RestoreError> {
     let mut fields = Vec::new();
     for _ in 0..input.length()? {
-        fields.push(Field { name: input.text()?, node: Node::read(input, named, DEPTH)? });
+        let (name, aliases) = (input.text()?, read_names(input)?);
+        let (from, flags) = read_from(input, named)?;
+        let node = Node::read(input, named, DEPTH)?;
+        fields.push(Field { name, aliases, default: flags & DEFAULT != 0, from, node });
     }
     Ok(fields)
 }
@@ -399,7 +561,7 @@ impl Node {
     fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
         match self {
             Node::Leaf(leaf) => out.scalar(leaf.code()),
-            Node::SelfDescribed(name) => {
+            Node::SelfDescribed(Described { name }) => {
                 out.scalar(0u8)?;
                 out.text(name)
             }
@@ -448,7 +610,7 @@ impl Node {
         };
         let inner = |input: &mut Restorer<'_>| Node::read(input, named, depth).map(Box::new);
         Ok(match input.scalar::<u8>()? {
-            0 => Node::SelfDescribed(input.text()?),
+            0 => Node::SelfDescribed(Described { name: input.text()? }),
             1 => Node::Option(inner(input)?),
             2 => Node::List(inner(input)?),
             3 => Node::Set(inner(input)?),
@@ -474,147 +636,6 @@ impl Node {
                 None => return Err(RestoreError::new(format!("{code} is no kind of type"))),
             },
         })
-    }
-}
-
-/// Goes through two schemas side by side. Pairs of named types wait in a list instead of on the stack, because the
-/// other schema, which may be made up, decides how long their chain is.
-struct Comparison<'s> {
-    ours: &'s Schema,
-    theirs: &'s Schema,
-    /// Every pair of named types that was met, and how it was reached.
-    steps: Vec<Step>,
-    seen: HashSet<(usize, usize)>,
-}
-
-struct Step {
-    pair: (usize, usize),
-    /// The step whose types hold this pair, and where they do.
-    from: Option<usize>,
-    segment: String,
-}
-
-impl Comparison<'_> {
-    fn run(mut self) -> Option<Mismatch> {
-        let root = self.ours.root.clone();
-        if let Some(mismatch) = self.nodes(None, "", &root, &self.theirs.root) {
-            return Some(mismatch);
-        }
-        let mut next = 0;
-        while let Some(step) = self.steps.get(next) {
-            let (ours, theirs) = (&self.ours.named[step.pair.0].shape, &self.theirs.named[step.pair.1].shape);
-            let found = match (ours, theirs) {
-                (Shape::Struct(ours), Shape::Struct(theirs)) => self.fields(next, "", ours, theirs),
-                (Shape::Enum(ours), Shape::Enum(theirs)) => self.variants(next, ours, theirs),
-                _ => {
-                    let (ours, theirs) = (Node::Named(step.pair.0), Node::Named(step.pair.1));
-                    self.differ(Some(next), "", self.ours.describe(&ours), self.theirs.describe(&theirs))
-                }
-            };
-            if found.is_some() {
-                return found;
-            }
-            next += 1;
-        }
-        None
-    }
-
-    fn variants(
-        &mut self,
-        step: usize,
-        ours: &[(String, Vec<Field>)],
-        theirs: &[(String, Vec<Field>)],
-    ) -> Option<Mismatch> {
-        let names = |list: &[(String, Vec<Field>)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        if let Some(mismatch) = self.names(step, "", "variant", &names(ours), &names(theirs)) {
-            return Some(mismatch);
-        }
-        ours.iter()
-            .zip(theirs)
-            .find_map(|((name, ours), (_, theirs))| self.fields(step, &format!(".{name}"), ours, theirs))
-    }
-
-    fn fields(&mut self, step: usize, inside: &str, ours: &[Field], theirs: &[Field]) -> Option<Mismatch> {
-        let names = |list: &[Field]| list.iter().map(|field| field.name.clone()).collect::<Vec<_>>();
-        // A type that differs says more than an order that does.
-        for ours in ours {
-            if let Some(theirs) = theirs.iter().find(|theirs| theirs.name == ours.name) {
-                let segment = format!("{inside}.{}", ours.name);
-                if let Some(mismatch) = self.nodes(Some(step), &segment, &ours.node, &theirs.node) {
-                    return Some(mismatch);
-                }
-            }
-        }
-        self.names(step, inside, "field", &names(ours), &names(theirs))
-    }
-
-    /// Both sides must have the same names in the same order: nothing else tells them apart in the bytes.
-    fn names(&self, step: usize, inside: &str, what: &str, ours: &[String], theirs: &[String]) -> Option<Mismatch> {
-        let step = Some(step);
-        if let Some(new) = ours.iter().find(|name| !theirs.contains(name)) {
-            return self.differ(step, &format!("{inside}.{new}"), format!("a {what}"), "absent".to_owned());
-        }
-        if let Some(gone) = theirs.iter().find(|name| !ours.contains(name)) {
-            return self.differ(step, &format!("{inside}.{gone}"), "absent".to_owned(), format!("a {what}"));
-        }
-        match ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs) {
-            Some(at) => self.differ(
-                step,
-                &format!("{inside}.{}", ours[at]),
-                format!("{what} {}", at + 1),
-                format!("{what} {}", theirs.iter().position(|name| *name == ours[at]).unwrap_or(at) + 1),
-            ),
-            // Only made-up schemas have a name twice.
-            None if ours.len() != theirs.len() => {
-                self.differ(step, inside, format!("{} {what}s", ours.len()), format!("{} {what}s", theirs.len()))
-            }
-            None => None,
-        }
-    }
-
-    fn nodes(&mut self, from: Option<usize>, segment: &str, ours: &Node, theirs: &Node) -> Option<Mismatch> {
-        match (ours, theirs) {
-            (Node::Named(ours), Node::Named(theirs)) => {
-                let pair = (*ours, *theirs);
-                if self.seen.insert(pair) {
-                    self.steps.push(Step { pair, from, segment: segment.to_owned() });
-                }
-                None
-            }
-            (Node::Leaf(ours), Node::Leaf(theirs)) if ours == theirs => None,
-            (Node::SelfDescribed(_), Node::SelfDescribed(_)) => None,
-            (Node::Option(ours), Node::Option(theirs)) => self.nodes(from, segment, ours, theirs),
-            (Node::List(ours), Node::List(theirs)) | (Node::Set(ours), Node::Set(theirs)) => {
-                self.nodes(from, &format!("{segment}[]"), ours, theirs)
-            }
-            (Node::Array(ours, our_length), Node::Array(theirs, their_length)) if our_length == their_length => {
-                self.nodes(from, &format!("{segment}[]"), ours, theirs)
-            }
-            (Node::Map(our_key, ours), Node::Map(their_key, theirs)) => self
-                .nodes(from, &format!("{segment}[key]"), our_key, their_key)
-                .or_else(|| self.nodes(from, &format!("{segment}[]"), ours, theirs)),
-            (Node::Result(our_ok, ours), Node::Result(their_ok, theirs)) => self
-                .nodes(from, &format!("{segment}.Ok"), our_ok, their_ok)
-                .or_else(|| self.nodes(from, &format!("{segment}.Err"), ours, theirs)),
-            (Node::Tuple(ours), Node::Tuple(theirs)) if ours.len() == theirs.len() => ours
-                .iter()
-                .zip(theirs)
-                .enumerate()
-                .find_map(|(at, (ours, theirs))| self.nodes(from, &format!("{segment}.{at}"), ours, theirs)),
-            _ => self.differ(from, segment, self.ours.describe(ours), self.theirs.describe(theirs)),
-        }
-    }
-
-    fn differ(&self, from: Option<usize>, segment: &str, ours: String, theirs: String) -> Option<Mismatch> {
-        // The path is put together only here: along a made-up chain it may be long, but there is one of it.
-        let mut segments = vec![segment];
-        let mut at = from;
-        while let Some(step) = at {
-            segments.push(&self.steps[step].segment);
-            at = self.steps[step].from;
-        }
-        segments.reverse();
-        Some(Mismatch { path: format!("{}{}", self.ours.name(), segments.concat()), ours, theirs })
     }
 }
 

@@ -271,6 +271,8 @@ pub struct Restorer<'a> {
     limits: Limits,
     depth: usize,
     empty_elements: u64,
+    /// The bytes come out of a transcoder: they say what is there, and descriptors come as they are needed.
+    matched: bool,
 }
 
 impl<'a> Restorer<'a> {
@@ -290,7 +292,19 @@ impl<'a> Restorer<'a> {
             limits,
             depth: 0,
             empty_elements: 0,
+            matched: false,
         }
+    }
+
+    /// Reads what a [`Transcoder`](super::transcode::Transcoder) gives.
+    pub(crate) fn matched(source: &'a mut (dyn Source + 'a), limits: Limits) -> Self {
+        Self { matched: true, ..Self::new(source, limits) }
+    }
+
+    /// Where the two schemas differ, what need not be there, and what can be of two types, is behind a byte that says so.
+    #[inline]
+    pub(super) fn tag(&mut self, otherwise: u8) -> Result<u8, RestoreError> {
+        if self.matched { self.scalar() } else { Ok(otherwise) }
     }
 
     /// Nothing may be left that nobody asked for: it would have been meant for somebody.
@@ -321,9 +335,12 @@ impl<'a> Restorer<'a> {
         self.passed += self.position as u64;
         self.position = 0;
         let before = self.buffer.len();
-        source
-            .receive(&mut self.buffer, &mut self.descriptors)
-            .map_err(|error| RestoreError::io("receiving from the old process failed", error))?;
+        source.receive(&mut self.buffer, &mut self.descriptors).map_err(|error| {
+            match error.downcast::<RestoreError>() {
+                Ok(error) => error,
+                Err(error) => RestoreError::io("receiving from the old process failed", error),
+            }
+        })?;
         if self.buffer.len() == before {
             return Err(ended());
         }
@@ -390,6 +407,17 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
+    /// Gives some of the next `length` bytes, at least one, and says how many.
+    pub(super) fn part(&mut self, length: usize, take: impl FnOnce(&[u8])) -> Result<u64, RestoreError> {
+        if self.rest().is_empty() {
+            self.receive()?;
+        }
+        let part = length.min(self.rest().len());
+        take(&self.rest()[..part]);
+        self.position += part;
+        Ok(part as u64)
+    }
+
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
         let mut bytes = Vec::with_capacity(self.capacity::<u8>(length));
         self.parts(length, |part| bytes.extend_from_slice(part))?;
@@ -441,6 +469,13 @@ impl<'a> Restorer<'a> {
     }
 
     pub(super) fn descriptor(&mut self) -> Result<OwnedFd, RestoreError> {
+        if self.matched {
+            // It comes with the bytes around it, which may have been there before.
+            if self.descriptors.is_empty() {
+                self.receive()?;
+            }
+            return self.descriptors.pop_front().ok_or_else(ended);
+        }
         let number: u64 = self.scalar()?;
         if number != self.next_descriptor {
             return Err(RestoreError::new(format!(

@@ -14,7 +14,7 @@ use std::time::Duration;
 use event_listener::{Event, Listener, listener};
 
 use crate::handoff::calls::{Accepts, CallRefused, Calls};
-use crate::handoff::{Apply, Handoff, Limits, Restorer, Schema};
+use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema};
 use crate::shared::{Note, Shared};
 
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
@@ -97,6 +97,8 @@ pub(crate) struct Cell<T> {
     /// The process that this belongs to; none in tests and tools.
     shared: Option<Arc<Shared>>,
     calls: OnceLock<Calls<T>>,
+    /// How the old process's content becomes this one's, where their schemas differ.
+    plan: Option<Plan>,
 }
 
 impl<T: Handoff + Send + Sync + 'static> Live<T> {
@@ -105,9 +107,20 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
         Live { cell: Arc::new(Cell::new("", Some(value), Arc::new(Hold::new(Holding::Open)), None)) }
     }
 
-    /// State of this process; `value` is `None` where it will come from the old one.
-    pub(crate) fn declare(name: &str, value: Option<T>, shared: &Arc<Shared>) -> Live<T> {
-        let cell = Arc::new(Cell::new(name, value, Arc::clone(&shared.hold), Some(Arc::clone(shared))));
+    /// State of this process.
+    pub(crate) fn declare(name: &str, value: T, shared: &Arc<Shared>) -> Live<T> {
+        Self::declared(Cell::new(name, Some(value), Arc::clone(&shared.hold), Some(Arc::clone(shared))), shared)
+    }
+
+    /// State that will come from the old process, by this plan.
+    pub(crate) fn expect(name: &str, plan: Plan, shared: &Arc<Shared>) -> Live<T> {
+        let mut cell = Cell::new(name, None, Arc::clone(&shared.hold), Some(Arc::clone(shared)));
+        cell.plan = plan.is_needed().then_some(plan);
+        Self::declared(cell, shared)
+    }
+
+    fn declared(cell: Cell<T>, shared: &Arc<Shared>) -> Live<T> {
+        let cell = Arc::new(cell);
         shared.states.declare(Arc::clone(&cell) as Arc<dyn State>);
         Live { cell }
     }
@@ -272,6 +285,7 @@ impl<T> Cell<T> {
             hold,
             shared,
             calls: OnceLock::new(),
+            plan: None,
         }
     }
 
@@ -308,7 +322,7 @@ impl<T> Cell<T> {
 /// A state, whatever its type: what the freeze, the restore and forwarded calls need of it.
 pub(crate) trait State: Send + Sync {
     fn name(&self) -> &str;
-    fn schema(&self) -> Schema;
+    fn schema(&self) -> Arc<Schema>;
     fn has_content(&self) -> bool;
     /// Returns when no writer that came before the hold is inside.
     fn settle(&self);
@@ -328,7 +342,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         &self.name
     }
 
-    fn schema(&self) -> Schema {
+    fn schema(&self) -> Arc<Schema> {
         Schema::of::<T>()
     }
 
@@ -348,8 +362,11 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
 
     fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String> {
         let mut restorer = Restorer::new(source, Limits::default());
-        let value = crate::handoff::restore(&mut restorer).map_err(|error| format!("{}: {error}", self.name))?;
-        restorer.finish().map_err(|error| format!("{}: {error}", self.name))?;
+        let value = match &self.plan {
+            Some(plan) => crate::handoff::restore_matched(restorer, plan, Limits::default()),
+            None => crate::handoff::restore(&mut restorer).and_then(|value| restorer.finish().map(|()| value)),
+        };
+        let value = value.map_err(|error| format!("{}: {error}", self.name))?;
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
         self.arrived.notify(usize::MAX);
         Ok(())

@@ -89,7 +89,7 @@ impl States {
         self.inner().declared.clone()
     }
 
-    pub(crate) fn schemas(&self) -> Vec<(String, Schema)> {
+    pub(crate) fn schemas(&self) -> Vec<(String, Arc<Schema>)> {
         self.all().iter().map(|state| (state.name().to_owned(), state.schema())).collect()
     }
 

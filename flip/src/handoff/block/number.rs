@@ -215,9 +215,13 @@ ranges! {
 impl<T: Handoff> Handoff for Bound<T> {
     fn schema(schemas: &mut Schemas) -> Type {
         schemas.enumeration::<Self>("Bound", |variants| {
-            variants.variant("Included", |fields| fields.field::<T, _>("0", ByHandoff));
-            variants.variant("Excluded", |fields| fields.field::<T, _>("0", ByHandoff));
-            variants.variant("Unbounded", |_| ());
+            variants.variant("Included", &[], |fields| {
+                fields.field::<T, _>("0", ByHandoff);
+            });
+            variants.variant("Excluded", &[], |fields| {
+                fields.field::<T, _>("0", ByHandoff);
+            });
+            variants.variant("Unbounded", &[], |_| ());
         })
     }
 

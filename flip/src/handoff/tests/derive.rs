@@ -172,7 +172,7 @@ fn what_is_too_deep_is_refused_when_it_is_written() {
 
 #[test]
 fn types_of_one_name_are_told_apart() {
-    fn schema(first: bool) -> Schema {
+    fn schema(first: bool) -> std::sync::Arc<Schema> {
         if first {
             #[derive(Handoff)]
             struct Same(u8);
@@ -199,7 +199,7 @@ fn types_of_one_name_are_told_apart() {
         pub struct Same(String);
     }
     assert_ne!(schema(true), schema(false));
-    assert!(Schema::decode(&Schema::of::<Both>().encode()).unwrap() == Schema::of::<Both>());
+    assert!(Schema::decode(&Schema::of::<Both>().encode()).unwrap() == *Schema::of::<Both>());
 }
 
 #[test]

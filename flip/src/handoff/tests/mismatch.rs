@@ -15,44 +15,65 @@ macro_rules! differ {
             pub $($theirs)*
         }
         let theirs = Schema::decode(&Schema::of::<theirs::Visits>().encode()).unwrap();
-        let mismatch = Schema::of::<ours::Visits>().mismatch(&theirs);
+        let mismatch = Schema::of::<ours::Visits>().plan(&theirs).err();
         assert_eq!(mismatch.map(|mismatch| mismatch.to_string()).as_deref(), $message);
     }};
 }
 
 #[test]
 fn what_differs_is_named() {
-    differ!({ struct Visits { total: u64 } } { struct Visits { total: u32 } }
-        => Some("`Visits.total` is u64 here and u32 in the running process"));
+    differ!({ struct Visits { total: u64 } } { struct Visits { total: String } }
+        => Some("`Visits.total` is u64 here and String in the running process: convert it: `#[handoff(from = \"…\", \
+            migrate = …)]`, or give the field a new name and a default"));
     differ!({ struct Visits { total: u64, new: u8 } } { struct Visits { total: u64 } }
-        => Some("`Visits.new` is a field here and absent in the running process"));
-    differ!({ struct Visits { total: u64 } } { struct Visits { total: u64, old: u8 } }
-        => Some("`Visits.old` is absent here and a field in the running process"));
-    differ!({ struct Visits { a: u64, b: u64 } } { struct Visits { b: u64, a: u64 } }
-        => Some("`Visits.a` is field 1 here and field 2 in the running process"));
-    differ!({ struct Visits { list: Vec<Option<u64>> } } { struct Visits { list: Vec<Option<u8>> } }
-        => Some("`Visits.list[]` is u64 here and u8 in the running process"));
-    differ!({ struct Visits(Vec<u8>); } { struct Visits(std::collections::HashSet<u8>); }
-        => Some("`Visits.0` is a list of u8 here and a set of u8 in the running process"));
-    differ!({ struct Visits([u8; 3]); } { struct Visits([u8; 4]); }
-        => Some("`Visits.0` is [u8; 3] here and [u8; 4] in the running process"));
-    differ!({ enum Visits { A, B } } { enum Visits { A } }
-        => Some("`Visits.B` is a variant here and absent in the running process"));
-    differ!({ enum Visits { A(u8) } } { enum Visits { A(u16) } }
-        => Some("`Visits.A.0` is u8 here and u16 in the running process"));
+        => Some("`Visits.new` is u8 without a default here and absent in the running process: give it a default, \
+            `#[handoff(default)]`"));
+    differ!({ struct Visits { count: u64 } } { struct Visits { total: u64 } }
+        => Some("`Visits.count` is u64 without a default here and absent in the running process: give it a default, \
+            `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"total\")]`"));
+    differ!({ struct Visits { list: Vec<Option<u64>> } } { struct Visits { list: Vec<Option<bool>> } }
+        => Some("`Visits.list[]` is u64 here and bool in the running process: convert it: `#[handoff(from = \"…\", \
+            migrate = …)]`, or give the field a new name and a default"));
+    differ!({ struct Visits([u8; 3], u8); } { struct Visits([u8; 4], u8); }
+        => Some("`Visits.0` is [u8; 3] here and [u8; 4] in the running process: convert it: `#[handoff(from = \"…\", \
+            migrate = …)]`, or give the field a new name and a default"));
+    differ!({ enum Visits { A(u8) } } { enum Visits { A(f64) } }
+        => Some("`Visits.A.0` is u8 here and f64 in the running process: convert it: `#[handoff(from = \"…\", \
+            migrate = …)]`, or give the field a new name and a default"));
     differ!({ enum Visits {} } { struct Visits; }
-        => Some("`Visits` is the enum `Visits` here and the struct `Visits` in the running process"));
-    differ!({ struct Visits { n: Option<Box<Visits>>, x: u8 } } { struct Visits { n: Option<Box<Visits>>, x: i8 } }
-        => Some("`Visits.x` is u8 here and i8 in the running process"));
+        => Some("`Visits` is the enum `Visits` here and the struct `Visits` in the running process: convert it: \
+            `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default"));
+    differ!({ struct Visits { n: Option<Box<Visits>>, x: u8 } } { struct Visits { n: Option<Box<Visits>>, x: char } }
+        => Some("`Visits.x` is u8 here and char in the running process: convert it: `#[handoff(from = \"…\", \
+            migrate = …)]`, or give the field a new name and a default"));
 }
 
 #[test]
 fn what_is_the_same_is_equal() {
-    differ!({ struct Visits { #[handoff(rename = "total")] count: usize } } { struct Visits { total: u64 } } => None);
-    differ!({ struct Visits { a: Box<u64>, #[handoff(skip)] b: u8 } } { struct Visits { a: u64 } } => None);
-    differ!({ enum Visits { #[handoff(rename = "A")] B } } { enum Visits { A } } => None);
-    differ!({ struct Visits { #[handoff(default)] a: u8 } } { struct Visits { a: u8 } } => None);
+    macro_rules! same {
+        ({ $($ours:tt)* } { $($theirs:tt)* }) => {{
+            mod ours {
+                #[derive(flip::Handoff)]
+                #[allow(dead_code)]
+                pub $($ours)*
+            }
+            mod theirs {
+                #[derive(flip::Handoff)]
+                #[allow(dead_code)]
+                pub $($theirs)*
+            }
+            assert_eq!(Schema::of::<ours::Visits>(), Schema::of::<theirs::Visits>());
+        }};
+    }
+    same!({ struct Visits { #[handoff(rename = "total")] count: usize } } { struct Visits { total: u64 } });
+    same!({ struct Visits { a: Box<u64>, #[handoff(skip)] b: u8 } } { struct Visits { a: u64 } });
+    same!({ enum Visits { #[handoff(rename = "A")] B } } { enum Visits { A } });
+    same!({ struct Visits { #[handoff(default)] a: u8 } } { struct Visits { a: u8 } });
+    same!({ struct Visits { a: u8, b: u16 } } { struct Visits { b: u16, a: u8 } });
+    same!({ enum Visits { A(u8), B } } { enum Visits { B, A(u8) } });
+    same!({ struct Visits(u64); } { struct Visits(u64); });
     assert_eq!(Schema::of::<HashMap<String, u8>>(), Schema::of::<BTreeMap<Box<str>, u8>>());
+    assert_ne!(Schema::of::<u8>(), Schema::of::<u16>());
 }
 
 #[test]
@@ -91,7 +112,7 @@ fn deep_inside_the_path_leads_there() {
             age: std::time::Duration,
         }
     }
-    let mismatch = Schema::of::<ours::Visits>().mismatch(&Schema::of::<theirs::Visits>()).unwrap();
+    let mismatch = Schema::of::<ours::Visits>().plan(&Schema::of::<theirs::Visits>()).unwrap_err();
     assert_eq!(mismatch.path, "Visits.sessions[].peers[].age");
     assert_eq!((&*mismatch.ours, &*mismatch.theirs), ("u64", "Duration"));
 }

@@ -5,6 +5,7 @@ mod call;
 mod derive;
 mod descriptor;
 mod hostile;
+mod matching;
 mod mismatch;
 
 use std::{

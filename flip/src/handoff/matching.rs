@@ -1,0 +1,610 @@
+//! Two schemas, side by side: what stands in the way, or how the bytes of one become the bytes of the other.
+//!
+//! Fields and variants are matched by their names. What both have goes as it is, or is converted where no value is lost
+//! or only the data can tell; what only the old process has is skipped; what only the new one has needs a default. The
+//! result is a [`Plan`], which [`Transcoder`](super::transcode::Transcoder) carries out without knowing any type.
+
+use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
+
+use super::{
+    error::shortened,
+    schema::{Field, Leaf, Node, Schema, Shape, Variant},
+};
+
+/// How far nodes are followed through each other before two schemas are called different. Only made-up ones get there.
+const DEPTH: usize = 256;
+
+/// How many types with a `from` may be tried within each other.
+const TRIES: usize = 32;
+
+/// An operation, by its place in the plan.
+pub(super) type OpId = usize;
+
+/// How bytes that the old process wrote become those that this one reads.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(super) ops: Vec<Op>,
+    pub(super) root: OpId,
+    /// The bytes differ; otherwise they are read as they are.
+    changed: bool,
+}
+
+/// One operation: from the form that the old process wrote to the one that this process reads.
+#[derive(Debug)]
+pub(super) enum Op {
+    /// As it is; `item` where a number stands with its full width, as an element of a list does.
+    Leaf {
+        leaf: Leaf,
+        item: bool,
+    },
+    /// A number as another, if its value fits.
+    Number {
+        from: (Leaf, bool),
+        to: (Leaf, bool),
+    },
+    /// What serde wrote, as it is.
+    Pieces,
+    Option(OpId),
+    /// A value where there may be none.
+    Some(OpId),
+    /// Where there may be none and this process needs one.
+    Unwrap(OpId),
+    /// A list, or a set.
+    List(OpId),
+    Array(OpId, u64),
+    Map(OpId, OpId),
+    Result(OpId, OpId),
+    Tuple(Vec<OpId>),
+    Fields(Vec<Step>),
+    /// By the number of the old process's variant.
+    Variants(Vec<Arm>),
+    /// Behind a byte that says which of several types this is.
+    Tagged(u8, OpId),
+    /// Is filled in when its types are looked at.
+    Pending,
+}
+
+#[derive(Debug)]
+pub(super) struct Arm {
+    pub(super) name: String,
+    /// The number here, and what it holds; a variant that is gone has none.
+    pub(super) to: Option<(u32, Vec<Step>)>,
+}
+
+/// What is done for the fields of one struct or variant, one after the other.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A byte that tells the reader what follows.
+    Put(u8),
+    Take(String, OpId),
+    /// A field that this process does not have.
+    Skip(String, OpId),
+    /// A field whose turn has not come.
+    Hold(String, OpId),
+    /// What was held as the n-th.
+    Emit(usize),
+}
+
+/// The byte before a field that has a default, where schemas differ: whether it is there.
+pub(super) const ABSENT: u8 = 0;
+pub(super) const PRESENT: u8 = 1;
+
+/// The byte before what can be made of an older type, where schemas differ: which of both it is.
+pub(super) const DIRECT: u8 = 0;
+pub(super) const MIGRATED: u8 = 1;
+
+impl Plan {
+    /// Whether the bytes need any change at all.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.changed
+    }
+}
+
+/// Why the state of the running process cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    /// `Visits.total`
+    pub(crate) path: String,
+    pub(crate) ours: String,
+    pub(crate) theirs: String,
+    /// What would let it match.
+    pub(crate) remedy: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = shortened(&self.path);
+        write!(f, "`{path}` is {} here and {} in the running process: {}", self.ours, self.theirs, self.remedy)
+    }
+}
+
+impl Schema {
+    /// How the values of the running process, which have the schema `theirs`, become values of this one.
+    ///
+    /// # Errors
+    /// Where the two first differ in a way that nothing bridges.
+    pub(crate) fn plan(&self, theirs: &Schema) -> Result<Plan, Mismatch> {
+        let routes = Routes::default();
+        Matcher::new(self, theirs, &routes, 0).run(&self.root, &theirs.root).map(|(plan, _)| plan)
+    }
+}
+
+impl PartialEq for Schema {
+    /// Whether the same bytes mean the same. The names of types do not matter for that, those of fields and variants do.
+    fn eq(&self, other: &Self) -> bool {
+        self.plan(other).is_ok_and(|plan| !plan.changed)
+    }
+}
+
+/// How well two types match, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Same,
+    /// Nothing of the old value is left behind.
+    Whole,
+    Partly,
+}
+
+/// For a type of ours that knows an older one, and a type of theirs: whether the older one is what they have.
+type Routes = Rc<RefCell<HashMap<(usize, usize), bool>>>;
+
+/// Pairs of named types wait in a list instead of on the stack, because the other schema, which may be made up, decides
+/// how long their chain is.
+struct Matcher<'s> {
+    ours: &'s Schema,
+    theirs: &'s Schema,
+    ops: Vec<Op>,
+    /// Every pair of named types that was met, and how it was reached.
+    pairs: Vec<Pair>,
+    known: HashMap<(usize, usize), OpId>,
+    /// Types of theirs that are gone over.
+    skipped: HashMap<usize, OpId>,
+    to_skip: Vec<(usize, OpId)>,
+    fit: Fit,
+    routes: &'s Routes,
+    tries: usize,
+}
+
+struct Pair {
+    ours: usize,
+    theirs: usize,
+    op: OpId,
+    at: Place,
+}
+
+/// Where in a value: a pair whose types hold it, and where they do.
+#[derive(Clone)]
+struct Place {
+    from: Option<usize>,
+    segment: String,
+    depth: usize,
+}
+
+impl Place {
+    fn inside(&self, segment: fmt::Arguments<'_>) -> Place {
+        Place { from: self.from, segment: format!("{}{segment}", self.segment), depth: self.depth + 1 }
+    }
+}
+
+impl<'s> Matcher<'s> {
+    fn new(ours: &'s Schema, theirs: &'s Schema, routes: &'s Routes, tries: usize) -> Self {
+        let (ops, pairs, known) = (Vec::new(), Vec::new(), HashMap::new());
+        let (skipped, to_skip) = (HashMap::new(), Vec::new());
+        Matcher { ours, theirs, ops, pairs, known, skipped, to_skip, fit: Fit::Same, routes, tries }
+    }
+
+    fn run(mut self, ours: &Node, theirs: &Node) -> Result<(Plan, Fit), Mismatch> {
+        let start = Place { from: None, segment: String::new(), depth: 0 };
+        let root = self.node(&start, (ours, false), (theirs, false))?;
+        self.rest(root)
+    }
+
+    fn rest(mut self, root: OpId) -> Result<(Plan, Fit), Mismatch> {
+        let mut next = 0;
+        while let Some(&Pair { ours, theirs, op, .. }) = self.pairs.get(next) {
+            let at = Place { from: Some(next), segment: String::new(), depth: 0 };
+            self.ops[op] = match (&self.ours.named[ours].shape, &self.theirs.named[theirs].shape) {
+                (Shape::Struct(ours), Shape::Struct(theirs)) => Op::Fields(self.fields(&at, ours, theirs)?),
+                (Shape::Enum(ours), Shape::Enum(theirs)) => Op::Variants(self.variants(&at, ours, theirs)?),
+                _ => return Err(self.differ(&at, &Node::Named(ours), &Node::Named(theirs))),
+            };
+            next += 1;
+        }
+        while let Some((theirs, op)) = self.to_skip.pop() {
+            self.ops[op] = self.skip_named(theirs);
+        }
+        Ok((Plan { ops: self.ops, root, changed: self.fit != Fit::Same }, self.fit))
+    }
+
+    fn put(&mut self, op: Op) -> OpId {
+        self.ops.push(op);
+        self.ops.len() - 1
+    }
+
+    /// The bytes change; `fit` says what becomes of the value.
+    fn changes(&mut self, fit: Fit) {
+        self.fit = self.fit.max(fit);
+    }
+
+    fn node(&mut self, at: &Place, ours: (&Node, bool), theirs: (&Node, bool)) -> Result<OpId, Mismatch> {
+        if let Node::Named(place) = ours.0
+            && let Some(from) = &self.ours.named[*place].from
+        {
+            return self.migrating(at, ours.0, from, theirs.0, Some(*place));
+        }
+        self.direct(at, ours, theirs)
+    }
+
+    /// What can be made of the type `from`, too: whichever of both fits better, and itself where they fit equally.
+    fn migrating(
+        &mut self,
+        at: &Place,
+        ours: &Node,
+        from: &Node,
+        theirs: &Node,
+        named: Option<usize>,
+    ) -> Result<OpId, Mismatch> {
+        let key = match (named, theirs) {
+            (Some(ours), Node::Named(theirs)) => Some((ours, *theirs)),
+            _ => None,
+        };
+        let known = key.and_then(|key| self.routes.borrow().get(&key).copied());
+        let migrate = match known {
+            Some(migrate) => migrate,
+            None => {
+                if let Some(key) = key {
+                    // A type inside of itself goes the way of the whole.
+                    self.routes.borrow_mut().insert(key, false);
+                }
+                let (direct, migrated) = (self.attempt(ours, theirs, true), self.attempt(from, theirs, false));
+                let migrate = match (&direct, &migrated) {
+                    (Ok(direct), Ok(migrated)) => migrated < direct,
+                    (Err(_), Ok(_)) => true,
+                    (Ok(_), Err(_)) => false,
+                    (Err(direct), Err(migrated)) => {
+                        let within = |mismatch: &Mismatch| mismatch.path[self.ours.name().len()..].to_owned();
+                        let at = at.inside(format_args!("{}", within(direct)));
+                        let remedy = format!(
+                            "nor does it come from {}, where `{}` is {} here and {} there",
+                            self.ours.describe(from),
+                            shortened(&within(migrated)),
+                            migrated.ours,
+                            migrated.theirs
+                        );
+                        return Err(self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy));
+                    }
+                };
+                if let Some(key) = key {
+                    self.routes.borrow_mut().insert(key, migrate);
+                }
+                migrate
+            }
+        };
+        if migrate {
+            self.changes(Fit::Whole);
+            let op = self.node(at, (from, false), (theirs, false))?;
+            return Ok(self.put(Op::Tagged(MIGRATED, op)));
+        }
+        let op = self.direct(at, (ours, false), (theirs, false))?;
+        Ok(self.put(Op::Tagged(DIRECT, op)))
+    }
+
+    /// How well two types match as wholes.
+    fn attempt(&self, ours: &Node, theirs: &Node, direct: bool) -> Result<Fit, Mismatch> {
+        let at = Place { from: None, segment: String::new(), depth: 0 };
+        if self.tries >= TRIES {
+            return Err(self.differ(&at, ours, theirs));
+        }
+        let mut matcher = Matcher::new(self.ours, self.theirs, self.routes, self.tries + 1);
+        let root = match direct {
+            true => matcher.direct(&at, (ours, false), (theirs, false)),
+            false => matcher.node(&at, (ours, false), (theirs, false)),
+        }?;
+        matcher.rest(root).map(|(_, fit)| fit)
+    }
+
+    fn direct(
+        &mut self,
+        at: &Place,
+        (ours, to_item): (&Node, bool),
+        (theirs, from_item): (&Node, bool),
+    ) -> Result<OpId, Mismatch> {
+        if at.depth > DEPTH {
+            return Err(self.differ(at, ours, theirs));
+        }
+        let name = |schema: &'s Schema, node: &Node| match node {
+            Node::Named(place) => (Some(*place), newtype(schema, *place)),
+            _ => (None, None),
+        };
+        match (name(self.ours, ours), name(self.theirs, theirs)) {
+            ((Some(ours), None), (Some(theirs), None)) | ((Some(ours), Some(_)), (Some(theirs), Some(_))) => {
+                return Ok(self.pair(at, ours, theirs));
+            }
+            // Not by what ours was before: that was looked at with the whole.
+            (_, (_, Some(inner))) => return self.direct(&at.inside(format_args!("")), (ours, to_item), (inner, false)),
+            ((_, Some(inner)), _) => {
+                return self.node(&at.inside(format_args!(".0")), (inner, false), (theirs, from_item));
+            }
+            _ => {}
+        }
+        let op = match (ours, theirs) {
+            (Node::Leaf(to), Node::Leaf(from)) => self.leaf(at, (*to, to_item), (*from, from_item))?,
+            (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
+                if let Err((inside, what)) = ours.check(theirs) {
+                    let at = at.inside(format_args!("{inside}"));
+                    let remedy =
+                        format!("serde says: {what}; serde's own attributes (`default`, `alias`, …) bridge it");
+                    return Err(self.mismatch(&at, ours.to_string(), theirs.to_string(), remedy));
+                }
+                Op::Pieces
+            }
+            (Node::Option(ours), Node::Option(theirs)) => Op::Option(self.node(at, (ours, false), (theirs, false))?),
+            (Node::Option(ours), theirs) => {
+                self.changes(Fit::Whole);
+                Op::Some(self.node(&at.inside(format_args!("")), (ours, false), (theirs, from_item))?)
+            }
+            (ours, Node::Option(theirs)) => {
+                self.changes(Fit::Whole);
+                Op::Unwrap(self.node(&at.inside(format_args!("")), (ours, to_item), (theirs, false))?)
+            }
+            (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
+                Op::List(self.node(&at.inside(format_args!("[]")), (ours, true), (theirs, true))?)
+            }
+            (Node::Array(ours, our_length), Node::Array(theirs, their_length)) if our_length == their_length => {
+                Op::Array(self.node(&at.inside(format_args!("[]")), (ours, true), (theirs, true))?, *our_length)
+            }
+            (Node::Map(our_key, ours), Node::Map(their_key, theirs)) => Op::Map(
+                self.node(&at.inside(format_args!("[key]")), (our_key, false), (their_key, false))?,
+                self.node(&at.inside(format_args!("[]")), (ours, false), (theirs, false))?,
+            ),
+            (Node::Result(our_ok, ours), Node::Result(their_ok, theirs)) => Op::Result(
+                self.node(&at.inside(format_args!(".Ok")), (our_ok, false), (their_ok, false))?,
+                self.node(&at.inside(format_args!(".Err")), (ours, false), (theirs, false))?,
+            ),
+            (Node::Tuple(ours), Node::Tuple(theirs)) if ours.len() == theirs.len() => {
+                let pairs = ours.iter().zip(theirs).enumerate();
+                let items = pairs.map(|(index, (ours, theirs))| {
+                    self.node(&at.inside(format_args!(".{index}")), (ours, false), (theirs, false))
+                });
+                Op::Tuple(items.collect::<Result<_, _>>()?)
+            }
+            _ => return Err(self.differ(at, ours, theirs)),
+        };
+        Ok(self.put(op))
+    }
+
+    fn pair(&mut self, at: &Place, ours: usize, theirs: usize) -> OpId {
+        if let Some(&op) = self.known.get(&(ours, theirs)) {
+            return op;
+        }
+        let op = self.put(Op::Pending);
+        self.known.insert((ours, theirs), op);
+        self.pairs.push(Pair { ours, theirs, op, at: at.clone() });
+        op
+    }
+
+    fn leaf(&mut self, at: &Place, to: (Leaf, bool), from: (Leaf, bool)) -> Result<Op, Mismatch> {
+        if from == to || (from.0 == to.0 && !to.0.is_varied()) {
+            return Ok(Op::Leaf { leaf: to.0, item: to.1 });
+        }
+        let both = |is: fn(Leaf) -> bool| is(from.0) && is(to.0);
+        if !both(Leaf::is_integer) && !both(Leaf::is_float) {
+            return Err(self.differ(at, &Node::Leaf(to.0), &Node::Leaf(from.0)));
+        }
+        self.changes(Fit::Whole);
+        Ok(Op::Number { from, to })
+    }
+
+    fn variants(&mut self, at: &Place, ours: &[Variant], theirs: &[Variant]) -> Result<Vec<Arm>, Mismatch> {
+        if ours.len() != theirs.len() {
+            self.changes(Fit::Whole);
+        }
+        let matched = by_name(ours, theirs, |variant| (&variant.name, &variant.aliases));
+        let mut arms = Vec::new();
+        for (number, their) in theirs.iter().enumerate() {
+            let Some(to) = matched.iter().position(|matched| *matched == Some(number)) else {
+                self.changes(Fit::Partly);
+                arms.push(Arm { name: their.name.clone(), to: None });
+                continue;
+            };
+            if to != number {
+                self.changes(Fit::Whole);
+            }
+            let at = at.inside(format_args!(".{}", ours[to].name));
+            let steps = self.fields(&at, &ours[to].fields, &their.fields)?;
+            arms.push(Arm { name: their.name.clone(), to: Some((to as u32, steps)) });
+        }
+        Ok(arms)
+    }
+
+    fn fields(&mut self, at: &Place, ours: &[Field], theirs: &[Field]) -> Result<Vec<Step>, Mismatch> {
+        let matched = by_name(ours, theirs, |field| (&field.name, &field.aliases));
+        let (mut taken, mut tags) = (vec![None; theirs.len()], Vec::new());
+        for (ours, found) in ours.iter().zip(&matched) {
+            let at = at.inside(format_args!(".{}", ours.name));
+            let mut tag = Vec::new();
+            match found {
+                Some(number) => {
+                    if ours.default {
+                        tag.push(PRESENT);
+                    }
+                    let their = (&theirs[*number].node, false);
+                    let op = match &ours.from {
+                        Some(from) => self.migrating(&at, &ours.node, from, their.0, None)?,
+                        None => self.node(&at, (&ours.node, false), their)?,
+                    };
+                    taken[*number] = Some(op);
+                }
+                None if ours.default => {
+                    self.changes(Fit::Whole);
+                    tag.push(ABSENT);
+                }
+                None => {
+                    let unmatched = (0..theirs.len()).filter(|number| !matched.contains(&Some(*number)));
+                    let unmatched: Vec<_> = unmatched.map(|number| &*theirs[number].name).collect();
+                    return Err(self.missing(&at, ours, &unmatched));
+                }
+            }
+            tags.push(tag);
+        }
+
+        let order: Vec<usize> = matched.iter().flatten().copied().collect();
+        let in_order = order.is_sorted();
+        if !in_order {
+            self.changes(Fit::Whole);
+        }
+        // Each of ours, in the order of the reader; those of theirs that come before it in the bytes and that nobody
+        // wants are skipped there.
+        let (mut steps, mut next) = (Vec::new(), 0);
+        let mut read = |matcher: &mut Self, steps: &mut Vec<Step>, until: usize| {
+            for number in next..until {
+                let name = theirs[number].name.clone();
+                match taken[number] {
+                    Some(op) if in_order => steps.push(Step::Take(name, op)),
+                    Some(op) => steps.push(Step::Hold(name, op)),
+                    None => {
+                        matcher.changes(Fit::Partly);
+                        let op = matcher.skip(&theirs[number].node, false);
+                        steps.push(Step::Skip(name, op));
+                    }
+                }
+            }
+            next = next.max(until);
+        };
+        if !in_order {
+            read(self, &mut steps, theirs.len());
+        }
+        let mut held = order.clone();
+        held.sort_unstable();
+        for (tag, matched) in tags.iter().zip(&matched) {
+            if let (true, Some(number)) = (in_order, matched) {
+                read(self, &mut steps, *number);
+            }
+            steps.extend(tag.iter().map(|byte| Step::Put(*byte)));
+            match matched {
+                Some(number) if in_order => read(self, &mut steps, number + 1),
+                Some(number) => steps.push(Step::Emit(held.partition_point(|held| held < number))),
+                None => {}
+            }
+        }
+        read(self, &mut steps, theirs.len());
+        Ok(steps)
+    }
+
+    /// Goes over a value of theirs and keeps nothing of it: as it is, into nowhere.
+    fn skip(&mut self, theirs: &Node, item: bool) -> OpId {
+        let op = match theirs {
+            Node::Leaf(leaf) => Op::Leaf { leaf: *leaf, item },
+            Node::SelfDescribed(_) => Op::Pieces,
+            Node::Option(inner) => Op::Option(self.skip(inner, false)),
+            Node::List(inner) | Node::Set(inner) => Op::List(self.skip(inner, true)),
+            Node::Array(inner, length) => Op::Array(self.skip(inner, true), *length),
+            Node::Map(key, value) => Op::Map(self.skip(key, false), self.skip(value, false)),
+            Node::Result(ok, err) => Op::Result(self.skip(ok, false), self.skip(err, false)),
+            Node::Tuple(items) => Op::Tuple(items.iter().map(|item| self.skip(item, false)).collect()),
+            Node::Named(place) => {
+                if let Some(&op) = self.skipped.get(place) {
+                    return op;
+                }
+                let op = self.put(Op::Pending);
+                self.skipped.insert(*place, op);
+                self.to_skip.push((*place, op));
+                return op;
+            }
+        };
+        self.put(op)
+    }
+
+    fn skip_named(&mut self, theirs: usize) -> Op {
+        let schema = self.theirs;
+        let mut fields = |fields: &[Field]| -> Vec<Step> {
+            fields.iter().map(|field| Step::Take(field.name.clone(), self.skip(&field.node, false))).collect()
+        };
+        match &schema.named[theirs].shape {
+            Shape::Struct(list) => Op::Fields(fields(list)),
+            Shape::Enum(variants) => {
+                let arm = |(number, variant): (usize, &Variant)| Arm {
+                    name: variant.name.clone(),
+                    to: Some((number as u32, fields(&variant.fields))),
+                };
+                Op::Variants(variants.iter().enumerate().map(arm).collect())
+            }
+        }
+    }
+
+    fn missing(&self, at: &Place, ours: &Field, unmatched: &[&str]) -> Mismatch {
+        let remedy = match unmatched {
+            [] => "give it a default, `#[handoff(default)]`".to_owned(),
+            [name, ..] => format!(
+                "give it a default, `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"{name}\")]`"
+            ),
+        };
+        let ours = format!("{} without a default", self.ours.describe(&ours.node));
+        self.mismatch(at, ours, "absent".to_owned(), remedy)
+    }
+
+    fn differ(&self, at: &Place, ours: &Node, theirs: &Node) -> Mismatch {
+        let remedy = match (ours, theirs) {
+            (Node::SelfDescribed(_), _) => {
+                "let it derive `Handoff` as it does there, or convert it: \
+                `#[handoff(from = \"…\", migrate = …)]`"
+            }
+            (_, Node::SelfDescribed(_)) => "let it travel through serde as it does there: `#[handoff(serde)]`",
+            _ => "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default",
+        };
+        self.mismatch(at, self.ours.describe(ours), self.theirs.describe(theirs), remedy.to_owned())
+    }
+
+    fn mismatch(&self, at: &Place, ours: String, theirs: String, remedy: String) -> Mismatch {
+        // The path is put together only here: along a made-up chain it may be long, but there is one of it.
+        let mut segments = vec![&*at.segment];
+        let mut from = at.from;
+        while let Some(pair) = from {
+            segments.push(&self.pairs[pair].at.segment);
+            from = self.pairs[pair].at.from;
+        }
+        segments.reverse();
+        Mismatch { path: format!("{}{}", self.ours.name(), segments.concat()), ours, theirs, remedy }
+    }
+}
+
+/// What is inside, where a type is nothing but a name for it: `struct Id(u64)`.
+fn newtype(schema: &Schema, place: usize) -> Option<&Node> {
+    match &schema.named[place].shape {
+        Shape::Struct(fields) => match &**fields {
+            [Field { name, node, .. }] if name == "0" => Some(node),
+            _ => None,
+        },
+        Shape::Enum(_) => None,
+    }
+}
+
+/// For each of ours, the one of theirs that has its name; or one of its earlier names; or that had its name earlier,
+/// where the running process is the newer program.
+fn by_name<T>(ours: &[T], theirs: &[T], names: impl Fn(&T) -> (&String, &Vec<String>)) -> Vec<Option<usize>> {
+    let (mut by_name, mut by_alias) = (HashMap::new(), HashMap::new());
+    for (number, theirs) in theirs.iter().enumerate() {
+        let (name, aliases) = names(theirs);
+        by_name.entry(name).or_insert(number);
+        aliases.iter().for_each(|alias| {
+            by_alias.entry(alias).or_insert(number);
+        });
+    }
+    let mut taken = vec![false; theirs.len()];
+    let mut matched: Vec<Option<usize>> = vec![None; ours.len()];
+    for way in 0..3 {
+        for (matched, ours) in matched.iter_mut().zip(ours).filter(|(matched, _)| matched.is_none()) {
+            let (name, aliases) = names(ours);
+            let found = match way {
+                0 => by_name.get(name),
+                1 => aliases.iter().find_map(|alias| by_name.get(alias)),
+                _ => by_alias.get(name),
+            };
+            *matched = found.copied().filter(|number| !taken[*number]);
+            if let Some(number) = matched {
+                taken[*number] = true;
+            }
+        }
+    }
+    matched
+}

@@ -1,0 +1,370 @@
+//! What may change between two programs, with real types: as the old one writes it, so the new one has it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    io::Write as _,
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use super::*;
+
+/// Through the plan of two schemas, whole and in parts that end inside of most things.
+fn become_<Old: Handoff, New: Handoff>(old: &Old) -> Result<New, String> {
+    let theirs = Schema::decode(&Schema::of::<Old>().encode()).unwrap();
+    let plan = Schema::of::<New>().plan(&theirs).map_err(|mismatch| format!("before the freeze: {mismatch}"))?;
+    let mut dribbling = sent(old);
+    dribbling.dribble = Some(1);
+    let one = |mut kept: Kept| {
+        let input = Restorer::new(&mut kept, Limits::default());
+        restore_matched::<New>(input, &plan, Limits::default()).map_err(|error| error.to_string())
+    };
+    drop(one(dribbling)?);
+    one(sent(old))
+}
+
+fn same<Old: Handoff, New: Handoff + PartialEq + std::fmt::Debug>(old: &Old, new: &New) {
+    assert_eq!(become_::<Old, New>(old).as_ref(), Ok(new));
+}
+
+macro_rules! both {
+    ($(#[$meta:meta])* $old:item $new:item) => {
+        mod old {
+            #[allow(unused_imports)]
+            use super::*;
+            #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+            $old
+        }
+        mod new {
+            #[allow(unused_imports)]
+            use super::*;
+            #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+            $new
+        }
+    };
+}
+
+#[test]
+fn fields_are_added_removed_and_renamed() {
+    both!(
+        pub struct State {
+            pub total: u64,
+            pub gone: Vec<String>,
+            pub name: String,
+            pub zone: u8,
+        }
+        pub struct State {
+            pub zone: u8,
+            #[handoff(alias = "total")]
+            pub count: u64,
+            #[handoff(default)]
+            pub fresh: Vec<u8>,
+            #[handoff(default = "anybody".to_owned())]
+            pub owner: String,
+            pub name: String,
+        }
+    );
+    let one = old::State { total: 7, gone: vec!["a".into(), "b".into()], name: "n".into(), zone: 3 };
+    let two = new::State { zone: 3, count: 7, fresh: vec![], owner: "anybody".into(), name: "n".into() };
+    same(&one, &two);
+    // The older program does not know what the newer one calls it, but the newer one says so.
+    let back = become_::<new::State, old::State>(&two).unwrap_err();
+    assert!(back.starts_with("before the freeze: `State.gone` is a list of String without a default here"), "{back}");
+}
+
+#[test]
+fn going_back_finds_the_earlier_name() {
+    both!(
+        pub struct State {
+            pub total: u64,
+            pub other: u8,
+        }
+        pub struct State {
+            #[handoff(alias = "total")]
+            pub a_count: u64,
+            pub other: u8,
+        }
+    );
+    same(&old::State { total: 7, other: 1 }, &new::State { a_count: 7, other: 1 });
+    same(&new::State { a_count: 7, other: 1 }, &old::State { total: 7, other: 1 });
+}
+
+#[test]
+fn fields_that_change_places_by_a_new_name_are_held_until_their_turn() {
+    both!(
+        pub struct State {
+            pub a: Vec<u64>,
+            pub b: String,
+            pub c: Option<(u8, String)>,
+        }
+        pub struct State {
+            #[handoff(alias = "a")]
+            pub z: Vec<u64>,
+            pub b: String,
+            #[handoff(alias = "c")]
+            pub a2: Option<(u8, String)>,
+        }
+    );
+    let one = old::State { a: vec![1, 2], b: "b".into(), c: Some((1, "c".into())) };
+    same(&one, &new::State { z: vec![1, 2], b: "b".into(), a2: Some((1, "c".into())) });
+}
+
+#[test]
+fn numbers_widen_and_narrow_if_they_fit() {
+    same(&vec![1u8, 255], &vec![1u64, 255]);
+    same(&(1u32, -1i8, 2u64), &(1i64, -1i128, 2u128));
+    same(&1.5f32, &1.5f64);
+    same(&1.5f64, &1.5f32);
+    same(&vec![1u128, 7], &vec![1i8, 7]);
+    same(&HashMap::from([(1u8, 2u16)]), &BTreeMap::from([(1i64, 2u32)]));
+    same(&[1u16; 3], &[1i32; 3]);
+    same(&u128::MAX, &u128::MAX);
+    let error = become_::<_, Vec<u8>>(&vec![1u64, 256]).unwrap_err();
+    assert_eq!(error, "a list of u8[1]: 256 in the running process does not fit into u8");
+    assert!(become_::<_, u64>(&-1i64).unwrap_err().ends_with("-1 in the running process does not fit into u64"));
+    assert!(become_::<_, i128>(&u128::MAX).is_err());
+    assert!(become_::<_, f32>(&0.1f64).unwrap_err().ends_with("0.1 in the running process does not fit into f32"));
+    assert!(become_::<_, f64>(&1u64).unwrap_err().starts_with("before the freeze"));
+}
+
+#[test]
+fn optional_and_not() {
+    same(&5u8, &Some(5u16));
+    same(&Some(5u8), &5u16);
+    same(&vec![1u64], &vec![Some(1u64)]);
+    same(&Some(Some(1u8)), &Some(1u8));
+    let error = become_::<_, Vec<u8>>(&vec![Some(1u8), None]).unwrap_err();
+    assert_eq!(error, "a list of u8[1]: there is none in the running process, and one is needed here");
+}
+
+#[test]
+fn lists_and_sets() {
+    same(&vec![3u8, 1, 1], &BTreeSet::from([1u8, 3]));
+    same(&HashSet::from(["a".to_owned()]), &vec!["a".to_owned()]);
+    same(&vec!["a".to_owned()], &HashSet::from(["a".to_owned()]));
+}
+
+#[test]
+fn newtypes_and_what_is_inside() {
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Handoff)]
+    struct Id(u64);
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Handoff)]
+    struct Outer(Id);
+    same(&Id(4), &4u64);
+    same(&4u32, &Id(4));
+    same(&vec![Id(4), Id(300)], &vec![4u64, 300]);
+    same(&vec![4u64, 300], &vec![Outer(Id(4)), Outer(Id(300))]);
+    same(&HashMap::from([(Id(1), Box::new(Id(2)))]), &HashMap::from([(1u64, Id(2))]));
+    same(&Outer(Id(1)), &Some(Id(1)));
+    same(&Some(Outer(Id(1))), &1u64);
+}
+
+#[test]
+fn variants_are_added_removed_and_reordered() {
+    both!(
+        pub enum Kind {
+            A,
+            B(u8),
+            Gone(String),
+            D { x: u8, y: u8 },
+        }
+        pub enum Kind {
+            D {
+                y: u16,
+                x: u8,
+                #[handoff(default)]
+                z: u8,
+            },
+            A0,
+            #[handoff(alias = "B")]
+            Bee(u64),
+            A,
+        }
+    );
+    let all = vec![old::Kind::A, old::Kind::B(3), old::Kind::D { x: 1, y: 2 }];
+    let now = vec![new::Kind::A, new::Kind::Bee(3), new::Kind::D { y: 2, x: 1, z: 0 }];
+    same(&all, &now);
+    same(&now, &all);
+    let error = become_::<_, Vec<new::Kind>>(&vec![old::Kind::A, old::Kind::Gone("x".into())]).unwrap_err();
+    assert!(error.contains("[1]: it is `Gone` in the running process, a variant that is not known here"), "{error}");
+}
+
+#[test]
+fn older_types_are_migrated() {
+    #[derive(Handoff)]
+    struct Before {
+        timeout: u64,
+        names: Vec<String>,
+        inner: Inner,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct After {
+        #[handoff(from = "u64", migrate = Duration::from_millis)]
+        timeout: Duration,
+        #[handoff(default, from = "Vec<String>", migrate = |names: Vec<String>| names.join(" "))]
+        names: String,
+        inner: Whole,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Inner {
+        first: String,
+        last: String,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "Inner", migrate = Whole::join)]
+    struct Whole {
+        full: String,
+        #[handoff(default)]
+        age: Option<u8>,
+    }
+    impl Whole {
+        fn join(inner: Inner) -> Whole {
+            Whole { full: format!("{} {}", inner.first, inner.last), age: None }
+        }
+    }
+    let inner = Inner { first: "a".into(), last: "b".into() };
+    let one = Before { timeout: 1500, names: vec!["x".into(), "y".into()], inner };
+    let two = After {
+        timeout: Duration::from_millis(1500),
+        names: "x y".into(),
+        inner: Whole { full: "a b".into(), age: None },
+    };
+    same(&one, &two);
+    same(&two, &two);
+
+    // Where something else changed, what has the new type already is taken as it is.
+    same(&(two.clone(), 1u8), &(two, 1u64));
+    let error = become_::<_, Whole>(&(1u8, 2u8)).unwrap_err();
+    assert_eq!(
+        error,
+        "before the freeze: `Whole` is the struct `Whole` here and (u8, u8) in the running process: nor does it come \
+         from the struct `Inner`, where `` is the struct `Inner` here and (u8, u8) there"
+    );
+}
+
+#[test]
+fn an_older_type_may_be_made_of_an_older_one_still() {
+    #[derive(Handoff)]
+    struct One(u64);
+    #[derive(Handoff)]
+    #[handoff(from = "One", migrate = |one| Two { ms: one.0 })]
+    struct Two {
+        ms: u64,
+    }
+    #[derive(Debug, PartialEq, Handoff)]
+    #[handoff(from = "Two", migrate = |two| Three { span: Duration::from_millis(two.ms) })]
+    struct Three {
+        span: Duration,
+    }
+    let three = Three { span: Duration::from_secs(2) };
+    same(&One(2000), &three);
+    same(&Two { ms: 2000 }, &three);
+    same(&vec![Two { ms: 2000 }], &vec![Some(Three { span: Duration::from_secs(2) })]);
+}
+
+#[test]
+fn a_type_that_holds_itself_is_migrated_all_the_way_down() {
+    #[derive(Handoff)]
+    struct Old {
+        size: String,
+        next: Option<Box<Old>>,
+    }
+    #[derive(Debug, PartialEq, Handoff)]
+    struct New {
+        #[handoff(from = "String", migrate = |size: String| size.len() as u64)]
+        size: u64,
+        next: Option<Box<New>>,
+        #[handoff(default)]
+        fresh: u8,
+    }
+    let old = |size: &str, next| Old { size: size.into(), next };
+    let new = |size, next| New { size, next, fresh: 0 };
+    same(&old("abc", Some(Box::new(old("a", None)))), &new(3, Some(Box::new(new(1, None)))));
+}
+
+#[test]
+fn descriptors_of_removed_fields_are_closed_and_others_stay_with_theirs() {
+    #[derive(Handoff)]
+    struct OldPeer {
+        name: u8,
+        log: Option<UnixStream>,
+        stream: UnixStream,
+    }
+    #[derive(Handoff)]
+    struct NewPeer {
+        name: u64,
+        stream: UnixStream,
+    }
+    #[derive(Handoff)]
+    struct Before {
+        a: OldPeer,
+        list: Vec<OldPeer>,
+        z: OldPeer,
+    }
+    #[derive(Handoff)]
+    struct After {
+        #[handoff(alias = "z")]
+        b: NewPeer,
+        #[handoff(alias = "list")]
+        aa: Vec<NewPeer>,
+    }
+    let mut others = Vec::new();
+    let mut peer = |name| {
+        let ((stream, other), (log, log_end)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        others.push((other, log_end));
+        OldPeer { name, log: Some(log), stream }
+    };
+    let old = Before { a: peer(0), list: vec![peer(1), peer(2)], z: peer(3) };
+    let theirs = Schema::of::<Before>();
+    let plan = Schema::of::<After>().plan(&theirs).unwrap();
+    let mut kept = sent(&old);
+    drop(old);
+    let new: After = restore_matched(Restorer::new(&mut kept, Limits::default()), &plan, Limits::default()).unwrap();
+    drop(kept);
+    for (name, mut stream) in new.aa.into_iter().chain([new.b]).map(|peer| (peer.name, peer.stream)) {
+        stream.write_all(&[name as u8]).unwrap();
+    }
+    use std::io::Read as _;
+    for (name, (mut other, mut log_end)) in others.into_iter().enumerate() {
+        let mut read = Vec::new();
+        other.read_to_end(&mut read).unwrap();
+        // The first was removed, and with it its descriptor.
+        assert_eq!(read, if name == 0 { vec![] } else { vec![name as u8] });
+        assert_eq!(log_end.read(&mut [0]).unwrap(), 0, "the log of {name} is closed");
+    }
+}
+
+#[test]
+fn what_serde_wrote_is_read_by_serdes_rules() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Old {
+        name: String,
+        gone: u8,
+    }
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct New {
+        #[serde(alias = "name")]
+        title: String,
+        #[serde(default)]
+        fresh: Vec<u8>,
+    }
+    let new = New { title: "t".into(), fresh: vec![] };
+    same(&(Serde(Old { name: "t".into(), gone: 1 }), 1u8), &(Serde(new), 1u16));
+}
+
+#[test]
+fn what_differs_deep_inside_is_said_with_the_path_of_the_value() {
+    both!(
+        pub struct State {
+            pub rooms: BTreeMap<String, Vec<(u8, u64)>>,
+        }
+        pub struct State {
+            pub rooms: BTreeMap<String, Vec<(u8, u8)>>,
+            #[handoff(default)]
+            pub more: u8,
+        }
+    );
+    let rooms = BTreeMap::from([("a".to_owned(), vec![]), ("b".to_owned(), vec![(1, 1), (2, 999)])]);
+    let error = become_::<_, new::State>(&old::State { rooms }).unwrap_err();
+    assert_eq!(error, "State.rooms[1][1].1: 999 in the running process does not fit into u8");
+}

@@ -1,0 +1,534 @@
+//! Carries out a [`Plan`]: bytes of the old process's schema in, bytes of this one's out, chunk by chunk.
+//!
+//! It works through the plan with a stack of its own, so that it can stop wherever the input ends for now and go on from
+//! there, and so that no input makes it recurse.
+
+use std::{collections::VecDeque, io, mem, os::fd::OwnedFd};
+
+use super::{
+    RestoreError, Restorer, Source,
+    matching::{Arm, Op, OpId, Plan, Step},
+    schema::Leaf,
+    stream::CHUNK,
+};
+
+/// The bytes of the old process as those that this one's types read.
+pub(crate) struct Transcoder<'i, 'p> {
+    input: Restorer<'i>,
+    plan: &'p Plan,
+    stack: Vec<Frame<'p>>,
+    out: Output,
+    /// What is put together of fields whose turn has not come, the innermost last.
+    held: Vec<Output>,
+    /// How many fields that nobody wants this is inside of.
+    skipping: usize,
+}
+
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+enum Frame<'p> {
+    Op(OpId),
+    Fields {
+        steps: &'p [Step],
+        at: usize,
+        held: Vec<Output>,
+    },
+    /// `empty_at` is where the last element began: those without bytes are counted.
+    Items {
+        op: OpId,
+        left: u64,
+        index: u64,
+        began: u64,
+    },
+    Pairs {
+        key: OpId,
+        value: OpId,
+        left: u64,
+        index: u64,
+        began: u64,
+    },
+    Tuple {
+        ops: &'p [OpId],
+        at: usize,
+    },
+    Bytes(u64),
+    /// Pieces of a value that serde wrote; the next has its header in front.
+    Pieces,
+    EndOfSkipped,
+    EndOfHeld,
+}
+
+impl<'i, 'p> Transcoder<'i, 'p> {
+    /// `input` gives what the old process wrote.
+    pub(crate) fn new(input: Restorer<'i>, plan: &'p Plan) -> Self {
+        let stack = vec![Frame::Op(plan.root)];
+        Transcoder { input, plan, stack, out: Output::default(), held: Vec::new(), skipping: 0 }
+    }
+
+    /// Nothing may be left.
+    pub(crate) fn finish(self) -> Result<(), RestoreError> {
+        self.input.finish()
+    }
+
+    fn run(&mut self) -> Result<(), RestoreError> {
+        let enough = self.out.bytes.len() + CHUNK;
+        // What is held must come out whole, however much it is.
+        while self.out.bytes.len() < enough || !self.held.is_empty() {
+            let Some(frame) = self.stack.pop() else { return Ok(()) };
+            self.advance(frame)?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, frame: Frame<'p>) -> Result<(), RestoreError> {
+        match frame {
+            Frame::Op(op) => self.begin(op),
+            Frame::Fields { steps, mut at, held } => {
+                // Leaves are done here and now, without a turn of the loop above.
+                while let Some(step) = steps.get(at) {
+                    at += 1;
+                    match step {
+                        Step::Put(byte) => self.put(&[*byte]),
+                        Step::Take(_, op) => {
+                            if let Op::Leaf { leaf, item } = &self.plan.ops[*op] {
+                                if let Some(bytes) =
+                                    self.leaf(*leaf, *item).map_err(|error| error.in_field(name_of(step)))?
+                                {
+                                    self.stack.push(Frame::Fields { steps, at, held });
+                                    self.stack.push(Frame::Bytes(bytes));
+                                    return Ok(());
+                                }
+                            } else {
+                                self.stack.push(Frame::Fields { steps, at, held });
+                                return self.begin(*op);
+                            }
+                        }
+                        Step::Skip(_, op) => {
+                            self.skipping += 1;
+                            self.stack.extend([Frame::Fields { steps, at, held }, Frame::EndOfSkipped, Frame::Op(*op)]);
+                            return Ok(());
+                        }
+                        Step::Hold(_, op) => {
+                            self.held.push(Output::default());
+                            self.stack.extend([Frame::Fields { steps, at, held }, Frame::EndOfHeld, Frame::Op(*op)]);
+                            return Ok(());
+                        }
+                        Step::Emit(number) => {
+                            let mut held = held;
+                            let mut field = mem::take(&mut held[*number]);
+                            let out = self.held.last_mut().unwrap_or(&mut self.out);
+                            out.bytes.append(&mut field.bytes);
+                            out.fds.append(&mut field.fds);
+                            self.stack.push(Frame::Fields { steps, at, held });
+                            return Ok(());
+                        }
+                    }
+                }
+                self.input.leave();
+                Ok(())
+            }
+            Frame::Items { op, left, index, began } => {
+                if index > 0 {
+                    self.input.element_since(began)?;
+                }
+                if left > 0 {
+                    let began = self.input.consumed();
+                    self.stack.push(Frame::Items { op, left: left - 1, index: index + 1, began });
+                    self.begin(op)?;
+                }
+                Ok(())
+            }
+            Frame::Pairs { key, value, left, index, began } => {
+                if index > 0 {
+                    self.input.element_since(began)?;
+                }
+                if left > 0 {
+                    let began = self.input.consumed();
+                    self.stack.push(Frame::Pairs { key, value, left: left - 1, index: index + 1, began });
+                    self.stack.push(Frame::Op(value));
+                    self.begin(key)?;
+                }
+                Ok(())
+            }
+            Frame::Tuple { ops, at } => {
+                if let Some(op) = ops.get(at) {
+                    self.stack.push(Frame::Tuple { ops, at: at + 1 });
+                    self.begin(*op)?;
+                }
+                Ok(())
+            }
+            Frame::Bytes(left) => {
+                let part = self.some_bytes(left)?;
+                if part < left {
+                    self.stack.push(Frame::Bytes(left - part));
+                }
+                Ok(())
+            }
+            Frame::Pieces => {
+                let header: u64 = self.copy_scalar()?;
+                if header & 1 == 1 {
+                    self.stack.push(Frame::Pieces);
+                }
+                self.stack.push(Frame::Bytes(header >> 1));
+                Ok(())
+            }
+            Frame::EndOfSkipped => {
+                self.skipping -= 1;
+                Ok(())
+            }
+            Frame::EndOfHeld => {
+                let output = self.held.pop().expect("it was pushed when the field began");
+                if let Some(Frame::Fields { held, .. }) = self.stack.last_mut() {
+                    held.push(output);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, op: OpId) -> Result<(), RestoreError> {
+        let plan = self.plan;
+        match &plan.ops[op] {
+            Op::Leaf { leaf, item } => {
+                if let Some(bytes) = self.leaf(*leaf, *item)? {
+                    self.stack.push(Frame::Bytes(bytes));
+                }
+            }
+            Op::Number { from, to } => self.number(*from, *to)?,
+            Op::Pieces => self.stack.push(Frame::Pieces),
+            Op::Option(inner) => {
+                if self.copy_scalar::<bool>()? {
+                    self.stack.push(Frame::Op(*inner));
+                }
+            }
+            Op::Some(inner) => {
+                self.put_scalar(true)?;
+                self.stack.push(Frame::Op(*inner));
+            }
+            Op::Unwrap(inner) => {
+                if !self.input.scalar::<bool>()? {
+                    return Err(RestoreError::new("there is none in the running process, and one is needed here"));
+                }
+                self.stack.push(Frame::Op(*inner));
+            }
+            Op::List(item) => {
+                let length: u64 = self.copy_scalar()?;
+                self.items(*item, length)?;
+            }
+            Op::Array(item, length) => self.items(*item, *length)?,
+            Op::Map(key, value) => {
+                let left = self.copy_scalar()?;
+                self.stack.push(Frame::Pairs { key: *key, value: *value, left, index: 0, began: 0 });
+            }
+            Op::Result(ok, err) => {
+                let inner = if self.copy_scalar::<bool>()? { ok } else { err };
+                self.stack.push(Frame::Op(*inner));
+            }
+            Op::Tuple(ops) => self.stack.push(Frame::Tuple { ops, at: 0 }),
+            Op::Fields(steps) => {
+                self.input.enter()?;
+                self.stack.push(Frame::Fields { steps, at: 0, held: Vec::new() });
+            }
+            Op::Variants(arms) => {
+                self.input.enter()?;
+                let number = self.input.variant()?;
+                let steps = match arms.get(number as usize) {
+                    Some(Arm { to: Some((to, steps)), .. }) => {
+                        self.put_scalar(*to)?;
+                        steps
+                    }
+                    Some(Arm { name, to: None }) => {
+                        return Err(RestoreError::new(format!(
+                            "it is `{name}` in the running process, a variant that is not known here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
+                        )));
+                    }
+                    None => return Err(RestoreError::new(format!("there is no variant {number}"))),
+                };
+                self.stack.push(Frame::Fields { steps, at: 0, held: Vec::new() });
+            }
+            Op::Tagged(tag, inner) => {
+                self.put(&[*tag]);
+                self.stack.push(Frame::Op(*inner));
+            }
+            Op::Pending => unreachable!("the matcher fills in every operation"),
+        }
+        Ok(())
+    }
+
+    /// Elements of one width go as one piece.
+    fn items(&mut self, op: OpId, length: u64) -> Result<(), RestoreError> {
+        match &self.plan.ops[op] {
+            Op::Leaf { leaf, item: true } if leaf.width().is_some() => {
+                let bytes = leaf.width().and_then(|width| width.checked_mul(length));
+                let bytes = bytes.ok_or_else(|| RestoreError::new(format!("a length of {length} is impossible")))?;
+                self.stack.push(Frame::Bytes(bytes));
+            }
+            _ => self.stack.push(Frame::Items { op, left: length, index: 0, began: 0 }),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if self.skipping == 0 {
+            self.held.last_mut().unwrap_or(&mut self.out).bytes.extend_from_slice(bytes);
+        }
+    }
+
+    #[inline]
+    fn put_scalar<T: super::codec::Scalar>(&mut self, value: T) -> Result<(), RestoreError> {
+        if self.skipping > 0 {
+            return Ok(());
+        }
+        let out = self.held.last_mut().unwrap_or(&mut self.out);
+        super::codec::put(value, &mut out.bytes).map_err(RestoreError::new)
+    }
+
+    #[inline]
+    fn copy_scalar<T: super::codec::Scalar>(&mut self) -> Result<T, RestoreError> {
+        let value = self.input.scalar::<T>()?;
+        self.put_scalar(value)?;
+        Ok(value)
+    }
+
+    fn copy<const SIZE: usize>(&mut self) -> Result<(), RestoreError> {
+        let bytes = self.input.exact::<SIZE>()?;
+        self.put(&bytes);
+        Ok(())
+    }
+
+    /// As many of the next `left` bytes as are there; at least one.
+    fn some_bytes(&mut self, left: u64) -> Result<u64, RestoreError> {
+        if left == 0 {
+            return Ok(0);
+        }
+        let (skipping, out) = (self.skipping > 0, self.held.last_mut().unwrap_or(&mut self.out));
+        self.input.part(usize::try_from(left).unwrap_or(usize::MAX), |bytes| {
+            if !skipping {
+                out.bytes.extend_from_slice(bytes);
+            }
+        })
+    }
+
+    fn descriptor(&mut self) -> Result<(), RestoreError> {
+        let descriptor = self.input.descriptor()?;
+        if self.skipping == 0 {
+            self.held.last_mut().unwrap_or(&mut self.out).fds.push_back(descriptor);
+        }
+        Ok(())
+    }
+
+    /// A leaf as it is; or how many bytes of it are still to be copied.
+    #[inline]
+    fn leaf(&mut self, leaf: Leaf, item: bool) -> Result<Option<u64>, RestoreError> {
+        match (leaf, item) {
+            (Leaf::U8 | Leaf::I8, _) => self.copy::<1>()?,
+            (Leaf::U16 | Leaf::I16, true) => self.copy::<2>()?,
+            (Leaf::U32 | Leaf::I32, true) | (Leaf::F32 | Leaf::Ipv4Addr, _) => self.copy::<4>()?,
+            (Leaf::U64 | Leaf::I64, true) | (Leaf::F64, _) => self.copy::<8>()?,
+            (Leaf::U128 | Leaf::I128, true) | (Leaf::Ipv6Addr, _) => self.copy::<16>()?,
+            (Leaf::U16, _) => drop(self.copy_scalar::<u16>()?),
+            (Leaf::U32, _) => drop(self.copy_scalar::<u32>()?),
+            (Leaf::U64, _) => drop(self.copy_scalar::<u64>()?),
+            (Leaf::U128, _) => drop(self.copy_scalar::<u128>()?),
+            (Leaf::I16, _) => drop(self.copy_scalar::<i16>()?),
+            (Leaf::I32, _) => drop(self.copy_scalar::<i32>()?),
+            (Leaf::I64, _) => drop(self.copy_scalar::<i64>()?),
+            (Leaf::I128 | Leaf::Instant | Leaf::SystemTime, _) => drop(self.copy_scalar::<i128>()?),
+            (Leaf::Bool, _) => drop(self.copy_scalar::<bool>()?),
+            (Leaf::Char, _) => drop(self.copy_scalar::<char>()?),
+            (Leaf::Ordering, _) => drop(self.copy_scalar::<i8>()?),
+            (Leaf::Text | Leaf::OsText | Leaf::CText, _) => {
+                let length: u64 = self.copy_scalar()?;
+                // As a rule it is there.
+                let part = self.some_bytes(length)?;
+                return Ok((part < length).then(|| length - part));
+            }
+            (Leaf::Duration, _) => {
+                self.copy_scalar::<u64>()?;
+                self.copy_scalar::<u32>()?;
+            }
+            (Leaf::IpAddr, _) => match self.copy_scalar::<u8>()? {
+                4 => self.copy::<4>()?,
+                6 => self.copy::<16>()?,
+                other => return Err(RestoreError::new(format!("there is no IP version {other}"))),
+            },
+            (Leaf::SocketAddrV4, _) => self.socket_v4()?,
+            (Leaf::SocketAddrV6, _) => self.socket_v6()?,
+            (Leaf::SocketAddr, _) => match self.copy_scalar::<u8>()? {
+                4 => self.socket_v4()?,
+                6 => self.socket_v6()?,
+                other => return Err(RestoreError::new(format!("there is no IP version {other}"))),
+            },
+            (
+                Leaf::Descriptor
+                | Leaf::File
+                | Leaf::TcpStream
+                | Leaf::TcpListener
+                | Leaf::UdpSocket
+                | Leaf::UnixStream
+                | Leaf::UnixListener
+                | Leaf::UnixDatagram,
+                _,
+            ) => self.descriptor()?,
+        }
+        Ok(None)
+    }
+
+    fn socket_v4(&mut self) -> Result<(), RestoreError> {
+        self.copy::<4>()?;
+        self.copy_scalar::<u16>()?;
+        Ok(())
+    }
+
+    fn socket_v6(&mut self) -> Result<(), RestoreError> {
+        self.copy::<16>()?;
+        self.copy_scalar::<u16>()?;
+        self.copy_scalar::<u32>()?;
+        self.copy_scalar::<u32>()?;
+        Ok(())
+    }
+
+    fn number(&mut self, from: (Leaf, bool), to: (Leaf, bool)) -> Result<(), RestoreError> {
+        if from.0.is_float() {
+            return self.float(from.0);
+        }
+        let value = self.integer(from)?;
+        self.put_integer(value, to).ok_or_else(|| {
+            RestoreError::new(format!("{value} in the running process does not fit into {}", to.0.text()))
+        })?
+    }
+
+    fn float(&mut self, from: Leaf) -> Result<(), RestoreError> {
+        if from == Leaf::F32 {
+            let value = f32::from_le_bytes(self.input.exact()?);
+            self.put(&f64::from(value).to_le_bytes());
+            return Ok(());
+        }
+        let value = f64::from_le_bytes(self.input.exact()?);
+        let short = value as f32;
+        if f64::from(short) != value && !value.is_nan() {
+            return Err(RestoreError::new(format!("{value} in the running process does not fit into f32")));
+        }
+        self.put(&short.to_le_bytes());
+        Ok(())
+    }
+
+    fn integer(&mut self, (leaf, item): (Leaf, bool)) -> Result<Integer, RestoreError> {
+        macro_rules! integers {
+            ($($leaf:ident $ty:ident)*) => {
+                match (leaf, item) {
+                    $(
+                        (Leaf::$leaf, true) => Integer::from($ty::from_le_bytes(self.input.exact()?)),
+                        (Leaf::$leaf, false) => Integer::from(self.input.scalar::<$ty>()?),
+                    )*
+                    _ => unreachable!("only numbers are matched with numbers"),
+                }
+            };
+        }
+        Ok(integers!(U8 u8 U16 u16 U32 u32 U64 u64 U128 u128 I8 i8 I16 i16 I32 i32 I64 i64 I128 i128))
+    }
+
+    /// Nothing where the value does not fit.
+    fn put_integer(&mut self, value: Integer, (leaf, item): (Leaf, bool)) -> Option<Result<(), RestoreError>> {
+        macro_rules! integers {
+            ($($leaf:ident $ty:ident)*) => {
+                match (leaf, item) {
+                    $(
+                        (Leaf::$leaf, true) => {
+                            self.put(&value.fit::<$ty>()?.to_le_bytes());
+                            Ok(())
+                        }
+                        (Leaf::$leaf, false) => self.put_scalar(value.fit::<$ty>()?),
+                    )*
+                    _ => unreachable!("only numbers are matched with numbers"),
+                }
+            };
+        }
+        Some(integers!(U8 u8 U16 u16 U32 u32 U64 u64 U128 u128 I8 i8 I16 i16 I32 i32 I64 i64 I128 i128))
+    }
+
+    /// Where in the old process's value this is.
+    fn locate(&self, mut error: RestoreError) -> RestoreError {
+        for frame in self.stack.iter().rev() {
+            error = match frame {
+                Frame::Fields { steps, at, .. } => error.in_field(name_of(&steps[at.saturating_sub(1)])),
+                Frame::Items { index, .. } | Frame::Pairs { index, .. } => {
+                    error.at(usize::try_from(index.saturating_sub(1)).unwrap_or(usize::MAX))
+                }
+                Frame::Tuple { at, .. } => error.in_field(&at.saturating_sub(1).to_string()),
+                _ => error,
+            };
+        }
+        error
+    }
+}
+
+fn name_of(step: &Step) -> &str {
+    match step {
+        Step::Take(name, _) | Step::Skip(name, _) | Step::Hold(name, _) => name,
+        Step::Put(_) | Step::Emit(_) => "",
+    }
+}
+
+/// A whole number of any of the types.
+#[derive(Clone, Copy)]
+enum Integer {
+    Plain(i128),
+    /// Beyond what fits there.
+    Large(u128),
+}
+
+impl std::fmt::Display for Integer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Integer::Plain(value) => value.fmt(f),
+            Integer::Large(value) => value.fmt(f),
+        }
+    }
+}
+
+impl From<u128> for Integer {
+    fn from(value: u128) -> Self {
+        i128::try_from(value).map_or(Integer::Large(value), Integer::Plain)
+    }
+}
+
+macro_rules! plain {
+    ($($ty:ident)*) => { $(
+        impl From<$ty> for Integer {
+            fn from(value: $ty) -> Self {
+                Integer::Plain(value.into())
+            }
+        }
+    )* };
+}
+
+plain!(u8 u16 u32 u64 i8 i16 i32 i64 i128);
+
+impl Integer {
+    fn fit<T: TryFrom<i128> + TryFrom<u128>>(self) -> Option<T> {
+        match self {
+            Integer::Plain(value) => T::try_from(value).ok(),
+            Integer::Large(value) => T::try_from(value).ok(),
+        }
+    }
+}
+
+impl Source for Transcoder<'_, '_> {
+    fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        let before = bytes.len();
+        mem::swap(bytes, &mut self.out.bytes);
+        mem::swap(fds, &mut self.out.fds);
+        let ran = self.run();
+        mem::swap(bytes, &mut self.out.bytes);
+        mem::swap(fds, &mut self.out.fds);
+        // The path is that of the old process's value; the reader's own has not come as far.
+        ran.map_err(|error| io::Error::other(self.locate(error).whole()))?;
+        Ok(bytes.len() - before)
+    }
+}
