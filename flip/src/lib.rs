@@ -33,6 +33,7 @@
 //! | `tokio` (on) | `async fn main` on tokio, and the asynchronous listeners |
 //! | `axum` | `serve` for axum's routers and other tower services; [`Live`] as an extractor; [`HandedOff`] as a response |
 //! | `clap` | `#[args]`: the command line |
+//! | `bytemuck` | the bytes of a [`Region`] as numbers and structs of plain data |
 //! | `test-util` | `start_paused` of the attribute, as in tokio |
 //!
 //! Without `tokio`, `fn main` runs with the listeners of [`blocking`], and no async runtime is compiled.
@@ -58,7 +59,8 @@
 //!
 //! [`Live<T>`](Live) is state that outlives the process, for `T:` [`Handoff`]. [`Live::read`] and [`Live::update`] take closures and work in the
 //! owner; in a process that has handed over they say [`HandedOff`]. [`Live::call`] works anywhere: it is forwarded to the owner.
-//! Without a running flip, in tests and tools, [`Live::new`] is a value like any other.
+//! Without a running flip, in tests and tools, [`Live::new`] is a value like any other. A state is copied during the freeze; the
+//! bytes of a [`Region`] in it are not.
 //!
 //! # Leaving
 //!
@@ -99,6 +101,7 @@ mod params;
 mod pass;
 mod phase;
 mod protocol;
+mod region;
 mod shared;
 mod sys;
 
@@ -119,6 +122,7 @@ pub use listen::{
 };
 pub use live::{CallError, HandedOff, Live};
 pub use params::{Param, Setup};
+pub use region::Region;
 
 /// Makes of `main` a service that can be replaced while it runs.
 ///

@@ -67,6 +67,7 @@ use transcode::Transcoder;
 ///   that holds serde-only types *and* descriptors is not seen through: write it out, or wrap with [`Serde`].
 /// - A descriptor: `OwnedFd`, `File`, std's sockets and, under the feature `tokio`, tokio's. The new process gets a
 ///   duplicate of it; both share the open file description, thus its position, flags and connection.
+/// - A [`Region`](crate::Region): many bytes that are not copied, but mapped by the new process.
 /// - [`Instant`](std::time::Instant) and [`SystemTime`](std::time::SystemTime): the same moment in the new process.
 ///   An `Instant` is exact to well under a microsecond, and the distances between several are exact.
 ///

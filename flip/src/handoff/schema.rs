@@ -124,6 +124,7 @@ leaves! {
     48 UnixStream "UnixStream"
     49 UnixListener "UnixListener"
     50 UnixDatagram "UnixDatagram"
+    51 Region "Region"
 }
 
 impl Leaf {

@@ -1,5 +1,6 @@
 //! Descriptors: the channel and what crosses it, wake-ups, process handles, the mapping of the owner word, and poll(2).
 
+use std::ffi::CStr;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
@@ -304,6 +305,15 @@ impl AsFd for Pidfd {
     }
 }
 
+/// A file that is nothing but memory, for the time that somebody holds or maps it.
+pub(super) fn memory_file(name: &CStr, flags: MFdFlags) -> io::Result<OwnedFd> {
+    // Where vm.memfd_noexec is 2 only this one is allowed; kernels before 6.3 do not know it.
+    match memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => Ok(memfd_create(name, flags)?),
+        file => Ok(file?),
+    }
+}
+
 /// One word of memory that two processes share; what its values mean is the protocol's business. It begins as 0.
 ///
 /// The memory cannot shrink under a mapping: the seals see to it, and [`SharedWord::map`] takes nothing without them.
@@ -321,13 +331,7 @@ const WORD_LEN: NonZeroUsize = NonZeroUsize::new(size_of::<AtomicU32>()).expect(
 impl SharedWord {
     /// Makes the word, and gives the descriptor that lets another process map it.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        // Where vm.memfd_noexec is 2 only this one is allowed; kernels before 6.3 do not know it.
-        let sealed = flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-        let file = match memfd_create(c"flip-owner", sealed) {
-            Err(Errno::EINVAL) => memfd_create(c"flip-owner", flags)?,
-            file => file?,
-        };
+        let file = memory_file(c"flip-owner", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         // Written, not only given a length: the page exists from here on, so no later access can fail for want of memory.
         nix::unistd::write(&file, &0_u32.to_ne_bytes())?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(Self::required_seals() | SealFlag::F_SEAL_SEAL))?;

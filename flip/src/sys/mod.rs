@@ -7,5 +7,6 @@
 
 pub(crate) mod env;
 pub(crate) mod fd;
+pub(crate) mod map;
 pub(crate) mod signal;
 pub(crate) mod spawn;

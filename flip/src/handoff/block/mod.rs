@@ -4,6 +4,7 @@ mod collection;
 mod descriptor;
 mod net;
 mod number;
+mod region;
 mod text;
 mod time;
 
