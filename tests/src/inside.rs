@@ -1,6 +1,7 @@
 //! What the services of the tests have in common: gates, behaviour by file, and a socket on which a process is asked.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::abort;
@@ -24,6 +25,13 @@ pub fn pass_gate(name: &str) {
         fifo.read_exact(&mut [0]).expect("a gate gives a byte to each who comes by");
         say(&format!("has passed the gate {name}"));
     }
+}
+
+/// How many bytes there are, and a number that others would hardly have.
+pub fn digest(bytes: &[u8]) -> String {
+    let mut hash = DefaultHasher::new();
+    bytes.hash(&mut hash);
+    format!("{} bytes, hash {}", bytes.len(), hash.finish())
 }
 
 /// What takes as long to be written and to be read as the gates `save` and `restore` want, as part of a state.

@@ -364,6 +364,12 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 6 => self.socket_v6()?,
                 other => return Err(RestoreError::new(format!("there is no IP version {other}"))),
             },
+            (Leaf::Region, _) => {
+                self.copy_scalar::<u64>()?;
+                if self.copy_scalar::<bool>()? {
+                    self.descriptor()?;
+                }
+            }
             (
                 Leaf::Descriptor
                 | Leaf::File

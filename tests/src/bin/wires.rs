@@ -1,13 +1,12 @@
 //! Connections that are part of the state, beside two moments and much text.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use flip::{Handle, Handoff, Live, Shutdown};
-use flip_tests::inside::{Gates, answer, say, start};
+use flip_tests::inside::{Gates, answer, digest, say, start};
 use nix::time::{ClockId, clock_gettime};
 
 #[derive(Handoff)]
@@ -67,11 +66,7 @@ fn obey(wires: &Live<Wires>, question: &str) -> Result<String, flip::BoxError> {
             wires.update(|wires| wires.text = text)?;
             "written".to_owned()
         }
-        ["text"] => wires.read(|wires| {
-            let mut hash = DefaultHasher::new();
-            wires.text.hash(&mut hash);
-            format!("{} bytes, hash {}", wires.text.len(), hash.finish())
-        })?,
+        ["text"] => wires.read(|wires| digest(wires.text.as_bytes()))?,
         ["since"] => placed(wires.read(|wires| wires.since)?)?,
         ["born"] => wires.read(|wires| wires.born)?.duration_since(SystemTime::UNIX_EPOCH)?.as_nanos().to_string(),
         _ => return Err(format!("{question}?").into()),
