@@ -17,8 +17,8 @@ use super::fd::memory_file;
 /// A memory's size is a multiple of this; where pages are larger, the kernel rounds up once more.
 const PAGE: usize = 4096;
 
-/// What would keep a receiver from writing or growing. It cannot be added later either: the kernel refuses `F_SEAL_WRITE`
-/// while a mapping could write, and the others leave mappings as they are, see fcntl(2).
+/// What would keep a receiver from writing or growing. Added later, none forbids to write what is mapped: the
+/// kernel refuses `F_SEAL_WRITE` while a mapping could become writable, see fcntl(2).
 const IN_THE_WAY: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_FUTURE_WRITE).union(SealFlag::F_SEAL_GROW);
 
 /// A mapped memfd.

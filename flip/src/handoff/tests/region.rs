@@ -172,6 +172,20 @@ fn what_could_not_be_written_later_is_refused() {
 }
 
 #[test]
+fn seal_that_comes_later_does_not_forbid_to_write() {
+    let file = memfd(5000, SealFlag::empty());
+    let mut new = claimed(5000, Some(file.try_clone().unwrap())).unwrap();
+    let seal = |seal| fcntl(&file, FcntlArg::F_ADD_SEALS(seal));
+    assert_eq!(seal(SealFlag::F_SEAL_WRITE), Err(nix::Error::EBUSY));
+    seal(SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_GROW).unwrap();
+    assert_eq!(mapped(&new), "r--s");
+    new[0] = 1;
+    // Growth is an error, and changes nothing.
+    assert_eq!(new.reserve(10_000).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    assert_eq!((new[0], new.len()), (1, 5000));
+}
+
+#[test]
 fn length_and_memory_belong_together() {
     assert_eq!(claimed(0, None).unwrap(), Region::new());
     assert_eq!(claimed(5, None).unwrap_err(), "Region: 5 bytes are claimed, and no memory that has them");
