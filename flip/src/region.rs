@@ -54,7 +54,8 @@ use crate::sys::map::Memory;
 /// - The memory grows by doubling and becomes no less: neither [`truncate`](Region::truncate) nor [`clear`](Region::clear)
 ///   gives any back, as another process may have it mapped. It is free when the region is dropped in all processes; for a
 ///   smaller one make a new one. Of a region without bytes nothing is handed over, and the memory is freed with the old process's.
-/// - A `read` in the old process that is still running when the new one serves sees what that one writes. Keep it short.
+/// - A freeze waits for the [`read`](crate::Live::read)s of a state with a region in it, and those that come during it wait
+///   for its end: what they see does not change under them. Keep them short.
 /// - It cannot travel in a [call](crate::Apply) unless it is empty.
 /// - A process that is made by a bare `fork` has the same bytes, rather than a copy.
 #[derive(Default)]

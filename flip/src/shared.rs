@@ -264,7 +264,7 @@ impl Freeze {
         let wanted = lock(&self.0);
         let still = *wanted == Some(attempt);
         if still {
-            hold.set(Holding::Held);
+            hold.set(Holding::Frozen);
         }
         still
     }

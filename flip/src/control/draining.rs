@@ -100,7 +100,7 @@ fn turn(shared: &Shared) -> Option<MutexGuard<'_, ()>> {
         match shared.hold.get() {
             Holding::Open => return Some(calling),
             Holding::Given => return None,
-            Holding::Held => drop(calling),
+            Holding::Held | Holding::Frozen => drop(calling),
         }
         shared.hold.wait();
     }

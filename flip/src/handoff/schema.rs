@@ -408,6 +408,24 @@ impl Schema {
         Self { root, named }
     }
 
+    /// Whether there is memory in it that both processes map.
+    pub(crate) fn has_memory(&self) -> bool {
+        fn inside(node: &Node) -> bool {
+            match node {
+                Node::Leaf(leaf) => *leaf == Leaf::Region,
+                Node::SelfDescribed(_) | Node::Named(_) => false,
+                Node::Option(inner) | Node::List(inner) | Node::Set(inner) | Node::Array(inner, _) => inside(inner),
+                Node::Map(first, second) | Node::Result(first, second) => inside(first) || inside(second),
+                Node::Tuple(items) => items.iter().any(inside),
+            }
+        }
+        let fields = self.named.iter().flat_map(|named| match &named.shape {
+            Shape::Struct(fields) => vec![fields],
+            Shape::Enum(variants) => variants.iter().map(|variant| &variant.fields).collect(),
+        });
+        inside(&self.root) || fields.flatten().any(|field| inside(&field.node))
+    }
+
     /// What the value as a whole is called in messages: `Visits`.
     pub(crate) fn name(&self) -> String {
         match &self.root {

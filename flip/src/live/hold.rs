@@ -14,10 +14,13 @@ use event_listener::{Event, Listener, listener};
 pub(crate) enum Holding {
     /// Writers may write.
     Open = 0,
-    /// Writers wait: the snapshot is being taken, or this process does not serve yet.
+    /// Writers wait: this process does not serve yet.
     Held = 1,
     /// The content belongs to another process.
     Given = 2,
+    /// Writers wait: the snapshot is taken, and the new process may have it at any moment. So do readers of memory that
+    /// is not copied.
+    Frozen = 3,
 }
 
 pub(crate) struct Hold {
@@ -28,8 +31,8 @@ pub(crate) struct Hold {
 }
 
 thread_local! {
-    /// How many `update`s this thread is inside of.
-    static WRITING: Cell<u32> = const { Cell::new(0) };
+    /// How many closures this thread is inside of that a freeze waits for.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
 
 impl Hold {
@@ -41,6 +44,7 @@ impl Hold {
         match self.word.load(Ordering::Acquire) {
             0 => Holding::Open,
             1 => Holding::Held,
+            3 => Holding::Frozen,
             _ => Holding::Given,
         }
     }
@@ -49,7 +53,15 @@ impl Hold {
     /// snapshot waits for that one's lock, and it would wait for the snapshot.
     pub(crate) fn admits(&self) -> Holding {
         match self.get() {
-            Holding::Held if WRITING.get() > 0 => Holding::Open,
+            Holding::Held | Holding::Frozen if INSIDE.get() > 0 => Holding::Open,
+            holding => holding,
+        }
+    }
+
+    /// What a reader of memory that is not copied may do, likewise: while it reads, nobody else may write there.
+    pub(crate) fn admits_reader(&self) -> Holding {
+        match self.get() {
+            Holding::Frozen if INSIDE.get() > 0 => Holding::Open,
             holding => holding,
         }
     }
@@ -63,7 +75,7 @@ impl Hold {
     pub(crate) fn wait(&self) {
         loop {
             listener!(self.changed => changed);
-            if self.get() != Holding::Held {
+            if !matches!(self.get(), Holding::Held | Holding::Frozen) {
                 return;
             }
             changed.wait();
@@ -74,7 +86,7 @@ impl Hold {
     pub(crate) async fn released(&self) {
         loop {
             listener!(self.changed => changed);
-            if self.get() != Holding::Held {
+            if !matches!(self.get(), Holding::Held | Holding::Frozen) {
                 return;
             }
             changed.await;
@@ -87,18 +99,18 @@ impl Hold {
     }
 }
 
-/// This thread is inside of an `update` until this is dropped.
-pub(crate) struct Writing(());
+/// This thread is inside of a closure that a freeze waits for until this is dropped.
+pub(crate) struct Inside(());
 
-impl Writing {
-    pub(crate) fn enter() -> Writing {
-        WRITING.set(WRITING.get() + 1);
-        Writing(())
+impl Inside {
+    pub(crate) fn enter() -> Inside {
+        INSIDE.set(INSIDE.get() + 1);
+        Inside(())
     }
 }
 
-impl Drop for Writing {
+impl Drop for Inside {
     fn drop(&mut self) {
-        WRITING.set(WRITING.get() - 1);
+        INSIDE.set(INSIDE.get() - 1);
     }
 }

@@ -8,7 +8,7 @@ mod web;
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
 use event_listener::{Event, Listener, listener};
@@ -97,6 +97,8 @@ pub(crate) struct Cell<T> {
     /// The process that this belongs to; none in tests and tools.
     shared: Option<Arc<Shared>>,
     calls: OnceLock<Calls<T>>,
+    /// The new process has some of the content's memory itself, and writes there as soon as it serves.
+    shared_memory: bool,
     /// How the old process's content becomes this one's, where their schemas differ.
     plan: Option<Plan>,
 }
@@ -136,12 +138,20 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
         let caller = Location::caller();
         loop {
             let content = self.cell.content.read().unwrap_or_else(PoisonError::into_inner);
-            if self.cell.hold.get() == Holding::Given {
-                return Err(HandedOff);
+            let mut inside = None;
+            match self.cell.hold.admits_reader() {
+                Holding::Given => return Err(HandedOff),
+                Holding::Frozen if self.cell.shared_memory => {
+                    drop(content);
+                    self.cell.hold.wait();
+                    continue;
+                }
+                _ if self.cell.shared_memory => inside = Some(hold::Inside::enter()),
+                _ => {}
             }
             match &*content {
                 Some(value) => return Ok(read(value)),
-                None => drop(content),
+                None => drop((content, inside)),
             }
             self.cell.wait_for_content(caller);
         }
@@ -165,14 +175,14 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
             match (self.cell.hold.admits(), &mut *content) {
                 (Holding::Given, _) => return Err(HandedOff),
                 (Holding::Open, Some(value)) => {
-                    let _writing = hold::Writing::enter();
+                    let _inside = hold::Inside::enter();
                     return Ok(update(value));
                 }
                 (_, None) => {
                     drop(content);
                     self.cell.wait_for_content(caller);
                 }
-                (Holding::Held, Some(_)) => {
+                (Holding::Held | Holding::Frozen, Some(_)) => {
                     drop(content);
                     self.cell.hold.wait();
                 }
@@ -246,11 +256,11 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                 match (self.cell.hold.admits(), &mut *content) {
                     (Holding::Given, _) => Wait::Forward,
                     (Holding::Open, Some(value)) => {
-                        let _writing = hold::Writing::enter();
+                        let _inside = hold::Inside::enter();
                         return Ok(value.apply(op));
                     }
                     (_, None) => Wait::Content,
-                    (Holding::Held, Some(_)) => Wait::Release,
+                    (Holding::Held | Holding::Frozen, Some(_)) => Wait::Release,
                 }
             };
             match wait {
@@ -276,7 +286,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     }
 }
 
-impl<T> Cell<T> {
+impl<T: Handoff> Cell<T> {
     fn new(name: &str, value: Option<T>, hold: Arc<Hold>, shared: Option<Arc<Shared>>) -> Cell<T> {
         Cell {
             name: name.into(),
@@ -285,7 +295,22 @@ impl<T> Cell<T> {
             hold,
             shared,
             calls: OnceLock::new(),
+            shared_memory: Schema::of::<T>().has_memory(),
             plan: None,
+        }
+    }
+}
+
+impl<T> Cell<T> {
+    /// The lock when nobody is inside.
+    fn alone(&self) -> RwLockWriteGuard<'_, Option<T>> {
+        loop {
+            // A waiting writer would hold up a read inside of a read, and wait for the outer one: nobody would go on.
+            match self.content.try_write() {
+                Ok(content) => return content,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(100)),
+            }
         }
     }
 
@@ -324,7 +349,7 @@ pub(crate) trait State: Send + Sync {
     fn name(&self) -> &str;
     fn schema(&self) -> Arc<Schema>;
     fn has_content(&self) -> bool;
-    /// Returns when no writer that came before the hold is inside.
+    /// Returns when no writer that came before the hold is inside, nor a reader of memory that is not copied.
     fn settle(&self);
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String>;
     fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String>;
@@ -351,6 +376,9 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
     }
 
     fn settle(&self) {
+        if self.shared_memory {
+            return drop(self.alone());
+        }
         drop(self.content.read().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -373,14 +401,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
     }
 
     fn give_up(&self) {
-        let value = loop {
-            // A waiting writer would hold up a read inside of a read, and wait for the outer one: nobody would go on.
-            match self.content.try_write() {
-                Ok(mut content) => break content.take(),
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner().take(),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
+        let value = self.alone().take();
         self.arrived.notify(usize::MAX);
         // A panic in a destructor of the user's must not reach the locks above.
         drop(value);
@@ -390,10 +411,83 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         let calls = self.calls.get_or_init(Calls::of);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let value = content.as_mut().ok_or_else(|| Some("the state has not arrived".to_owned()))?;
-        let _writing = hold::Writing::enter();
+        let _inside = hold::Inside::enter();
         calls.apply(value, op, bytes).map_err(|refused| match refused {
             CallRefused::Answer(_) => None,
             refused => Some(refused.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::Region;
+
+    #[derive(Default, flip::Handoff)]
+    struct Plain {
+        total: u64,
+    }
+
+    #[derive(Default, flip::Handoff)]
+    struct Mapped {
+        parts: Vec<Option<(u8, Region)>>,
+    }
+
+    fn open<T: Handoff + Default + Send + Sync + 'static>(hold: &Arc<Hold>) -> Live<T> {
+        Live { cell: Arc::new(Cell::new("", Some(T::default()), Arc::clone(hold), None)) }
+    }
+
+    #[test]
+    fn freeze_waits_for_who_reads_what_is_not_copied() {
+        let hold = Arc::new(Hold::new(Holding::Open));
+        let (plain, mapped) = (open::<Plain>(&hold), open::<Mapped>(&hold));
+        let (entered, has_entered) = mpsc::channel();
+        let (leave, may_leave) = mpsc::channel();
+        let reader = {
+            let (plain, mapped) = (plain.clone(), mapped.clone());
+            thread::spawn(move || {
+                mapped.read(|_| {
+                    entered.send(()).unwrap();
+                    may_leave.recv().unwrap();
+                    // Whoever is inside goes on: the freeze waits for it.
+                    plain.update(|plain| plain.total += 1).unwrap();
+                    mapped.read(|mapped| mapped.parts.len()).unwrap()
+                })
+            })
+        };
+        has_entered.recv().unwrap();
+        hold.set(Holding::Frozen);
+        let (settled, has_settled) = mpsc::channel();
+        let freeze = {
+            let states: [Arc<dyn State>; 2] = [plain.cell.clone(), mapped.cell.clone()];
+            thread::spawn(move || {
+                states.iter().for_each(|state| state.settle());
+                settled.send(()).unwrap();
+            })
+        };
+        assert!(has_settled.try_recv().is_err(), "somebody is reading");
+        leave.send(()).unwrap();
+        has_settled.recv().unwrap();
+        assert_eq!(reader.join().unwrap(), Ok(0));
+        freeze.join().unwrap();
+
+        // What is copied may be read all the time, what is not only when nobody else may write it.
+        assert_eq!(plain.read(|plain| plain.total), Ok(1));
+        let late = {
+            let mapped = mapped.clone();
+            thread::spawn(move || mapped.read(|mapped| mapped.parts.len()))
+        };
+        hold.set(Holding::Given);
+        assert_eq!(late.join().unwrap(), Err(HandedOff));
+    }
+
+    #[test]
+    fn new_process_reads_what_it_has_before_it_serves() {
+        let hold = Arc::new(Hold::new(Holding::Held));
+        assert_eq!(open::<Mapped>(&hold).read(|mapped| mapped.parts.len()), Ok(0));
     }
 }

@@ -90,8 +90,8 @@ impl Memory {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: `at` is mapped for `size` bytes, at most `isize::MAX` by `rounded` and `received`, until drop or a call
         // that borrows mutably; the file is never made shorter. Of the processes that map it only the owner of the
-        // content writes, through `bytes_mut`, which `Live` sees to, and each other one has been told to read no more, or
-        // is about to be killed. What is left is a reader that began before the handoff; `Region` warns of it.
+        // content writes, through `bytes_mut`, which `Live` sees to: nobody reads in the old one from the freeze on, and
+        // one that is rolled back has not written.
         unsafe { slice::from_raw_parts(self.at.as_ptr(), self.size.get()) }
     }
 
