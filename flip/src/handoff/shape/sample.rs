@@ -27,7 +27,7 @@ use super::{
 const PASSES: usize = 4096;
 /// How large one sample may be, in values and bytes of names, and all of them together. Shapes come from strangers.
 const ONE: usize = 1 << 16;
-const ALL: usize = 1 << 22;
+const ALL: usize = 1 << 20;
 
 /// Why what the running process has cannot be read here.
 #[derive(Clone, Debug, PartialEq)]
