@@ -9,6 +9,7 @@ use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
 use super::{
     error::shortened,
     schema::{Field, Leaf, Node, Schema, Shape, Variant},
+    shape::ShapeMismatch,
 };
 
 /// How far nodes are followed through each other before two schemas are called different. Only made-up ones get there.
@@ -330,11 +331,11 @@ impl<'s> Matcher<'s> {
         let op = match (ours, theirs) {
             (Node::Leaf(to), Node::Leaf(from)) => self.leaf(at, (*to, to_item), (*from, from_item))?,
             (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
-                if let Err((inside, what)) = ours.check(theirs) {
-                    let at = at.inside(format_args!("{inside}"));
-                    let remedy =
-                        format!("serde says: {what}; serde's own attributes (`default`, `alias`, …) bridge it");
-                    return Err(self.mismatch(&at, ours.to_string(), theirs.to_string(), remedy));
+                if let Err(ShapeMismatch { path, what }) = ours.check(theirs) {
+                    let at = at.inside(format_args!("{path}"));
+                    let remedy = format!("{what}; serde's own attributes say what may change (`default`, `alias`, …)");
+                    let (ours, theirs) = (format!("part of {ours}"), format!("not what that reads in {theirs}"));
+                    return Err(self.mismatch(&at, ours, theirs, remedy));
                 }
                 Op::Pieces
             }

@@ -14,7 +14,6 @@ pub(crate) mod matching;
 pub(crate) mod probe;
 mod schema;
 // The schemas, which carry these, come later.
-#[allow(dead_code)]
 mod shape;
 mod stream;
 #[cfg(test)]

@@ -7,7 +7,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Handoff, Limits, RestoreError, Restorer, SaveError, Saver, probe::Codec};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Handoff, Limits, RestoreError, Restorer, SaveError, Saver,
+    probe::Codec,
+    shape::{ShapeMismatch, Shapes},
+};
 
 /// How deep a schema may lie in itself, not counting types with a name.
 const DEPTH: usize = 64;
@@ -32,24 +38,29 @@ pub(super) enum Node {
     Named(usize),
 }
 
+type Reads = fn(&Shapes) -> Result<(), ShapeMismatch>;
+
 /// A type that only serde knows.
 #[derive(Clone)]
 pub(super) struct Described {
     /// For messages.
     name: String,
+    shape: Shapes,
+    /// Whether the type of this process reads what has another shape; none in what another process said.
+    reads: Option<Reads>,
 }
 
 impl Described {
-    fn of<T>() -> Self {
-        Self { name: short_name(type_name::<T>()) }
+    fn of<T: Serialize + DeserializeOwned>() -> Self {
+        Self { name: short_name(type_name::<T>()), shape: Shapes::of::<T>(), reads: Some(Shapes::check::<T>) }
     }
 
     /// Whether this process's type reads what `theirs` describes, as far as that can be told.
     ///
     /// # Errors
     /// Where it does not, within the value, and why.
-    pub(super) fn check(&self, _theirs: &Described) -> Result<(), (String, String)> {
-        Ok(())
+    pub(super) fn check(&self, theirs: &Described) -> Result<(), ShapeMismatch> {
+        self.reads.map_or(Ok(()), |reads| reads(&theirs.shape))
     }
 }
 
@@ -161,7 +172,7 @@ impl Type {
         Self(Node::Leaf(leaf))
     }
 
-    pub(super) fn self_described<T>() -> Self {
+    pub(super) fn self_described<T: Serialize + DeserializeOwned>() -> Self {
         Self(Node::SelfDescribed(Described::of::<T>()))
     }
 
@@ -580,9 +591,12 @@ impl Node {
     fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
         match self {
             Node::Leaf(leaf) => out.scalar(leaf.code()),
-            Node::SelfDescribed(Described { name }) => {
+            Node::SelfDescribed(Described { name, shape, .. }) => {
                 out.scalar(0u8)?;
-                out.text(name)
+                out.text(name)?;
+                let shape = shape.encode();
+                out.length(shape.len())?;
+                out.bytes(&shape)
             }
             Node::Option(inner) => {
                 out.scalar(1u8)?;
@@ -629,7 +643,12 @@ impl Node {
         };
         let inner = |input: &mut Restorer<'_>| Node::read(input, named, depth).map(Box::new);
         Ok(match input.scalar::<u8>()? {
-            0 => Node::SelfDescribed(Described { name: input.text()? }),
+            0 => {
+                let name = input.text()?;
+                let length = input.length()?;
+                let shape = Shapes::decode(&input.bytes(length)?).map_err(RestoreError::new)?;
+                Node::SelfDescribed(Described { name, shape, reads: None })
+            }
             1 => Node::Option(inner(input)?),
             2 => Node::List(inner(input)?),
             3 => Node::Set(inner(input)?),

@@ -11,12 +11,13 @@ mod sample;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod written;
 
 pub(crate) use sample::ShapeMismatch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Limits, RestoreError, Restorer, SaveError, Saver};
 
@@ -146,7 +147,19 @@ impl Shapes {
     /// Code of the user's runs on values that nobody made. A panic there makes all of it unknown; the panic hook has
     /// printed by then, because replacing it would be seen by every other thread.
     pub(crate) fn trace<T: DeserializeOwned>() -> Self {
-        catch_unwind(trace::run::<T>).unwrap_or(Self { root: Shape::Unknown, containers: Vec::new() })
+        catch_unwind(trace::run::<T>).unwrap_or(Self::unknown())
+    }
+
+    /// The same, less what values of `T` are not written as.
+    pub(crate) fn of<T: Serialize + DeserializeOwned>() -> Self {
+        let mut shapes = Self::trace::<T>();
+        let corrected = catch_unwind(AssertUnwindSafe(|| written::correct::<T>(&mut shapes)));
+        corrected.map_or(Self::unknown(), |()| shapes)
+    }
+
+    /// Everything depends on the data.
+    pub(crate) fn unknown() -> Self {
+        Self { root: Shape::Unknown, containers: Vec::new() }
     }
 
     /// Whether `T` can read what has this shape, as far as that can be told without the data.
@@ -156,38 +169,7 @@ impl Shapes {
     /// parse) is found when the data come.
     pub(crate) fn check<T: DeserializeOwned>(&self) -> Result<(), ShapeMismatch> {
         // A panic shows nothing about the data; if they cause it as well, it is caught where they are decoded.
-        catch_unwind(AssertUnwindSafe(|| sample::run::<T>(self))).unwrap_or(Ok(()))
-    }
-
-    /// A few words for messages: `a struct { name, age }`.
-    pub(crate) fn describe(&self) -> String {
-        self.describe_shape(&self.root)
-    }
-
-    fn describe_shape(&self, shape: &Shape) -> String {
-        match shape {
-            Shape::Unknown => "what depends on the data".to_owned(),
-            Shape::Unit => "()".to_owned(),
-            Shape::UnitStruct => "a struct without fields".to_owned(),
-            Shape::Option(inner) => format!("an optional {}", self.describe_shape(inner)),
-            Shape::Seq(inner) => format!("a list of {}", self.describe_shape(inner)),
-            Shape::Map(key, value) => {
-                format!("a map of {} to {}", self.describe_shape(key), self.describe_shape(value))
-            }
-            Shape::Newtype(inner) => self.describe_shape(inner),
-            Shape::Leaf { kind, .. } => kind.text().to_owned(),
-            Shape::Tuple(items) => {
-                format!("({})", items.iter().map(|item| self.describe_shape(item)).collect::<Vec<_>>().join(", "))
-            }
-            Shape::Container(place) => match &self.containers[*place] {
-                Container::Struct { fields, .. } => {
-                    format!("a struct {{ {} }}", names(fields.list.iter().map(|(name, _)| name)))
-                }
-                Container::Enum { variants, .. } => {
-                    format!("an enum {{ {} }}", names(variants.iter().map(|variant| &variant.name)))
-                }
-            },
-        }
+        catch_unwind(AssertUnwindSafe(|| sample::run(self, |_: T| ()))).unwrap_or(Ok(()))
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -250,15 +232,6 @@ impl Shapes {
         let root = Shape::read(input, count, DEPTH)?;
         Ok(Self { root, containers })
     }
-}
-
-fn names<'n>(names: impl Iterator<Item = &'n String>) -> String {
-    const SHOWN: usize = 8;
-    let mut names: Vec<_> = names.take(SHOWN + 1).map(String::as_str).collect();
-    if names.len() > SHOWN {
-        names[SHOWN] = "…";
-    }
-    names.join(", ")
 }
 
 fn no_kind(code: u8) -> RestoreError {

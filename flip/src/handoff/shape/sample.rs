@@ -37,7 +37,8 @@ pub(crate) struct ShapeMismatch {
     pub(crate) what: String,
 }
 
-pub(super) fn run<T: DeserializeOwned>(shapes: &Shapes) -> Result<(), ShapeMismatch> {
+/// Each value that `T` reads goes to `read`.
+pub(super) fn run<T: DeserializeOwned>(shapes: &Shapes, mut read: impl FnMut(T)) -> Result<(), ShapeMismatch> {
     let samples = Samples {
         shapes,
         sites: RefCell::default(),
@@ -51,8 +52,10 @@ pub(super) fn run<T: DeserializeOwned>(shapes: &Shapes) -> Result<(), ShapeMisma
         samples.fresh.set(0);
         samples.left.set(ONE);
         let root = Source::Shape(&shapes.root);
-        if let Err(Failed { refused: Some(what), path, .. }) = samples.give(root, 0, PhantomData::<T>) {
-            return Err(ShapeMismatch { path, what });
+        match samples.give(root, 0, PhantomData::<T>) {
+            Ok(value) => read(value),
+            Err(Failed { refused: Some(what), path, .. }) => return Err(ShapeMismatch { path, what }),
+            Err(_) => {}
         }
         all = all.saturating_sub(ONE - samples.left.get());
         if all == 0 || samples.fresh.get() == 0 {

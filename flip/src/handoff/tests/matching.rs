@@ -368,3 +368,31 @@ fn what_differs_deep_inside_is_said_with_the_path_of_the_value() {
     let error = become_::<_, new::State>(&old::State { rooms }).unwrap_err();
     assert_eq!(error, "State.rooms[1][1].1: 999 in the running process does not fit into u8");
 }
+
+#[test]
+fn what_serde_cannot_read_is_found_before_the_freeze() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Old {
+        inner: Vec<OldInner>,
+    }
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct OldInner {
+        name: String,
+    }
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    struct New {
+        inner: Vec<NewInner>,
+    }
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    struct NewInner {
+        name: u64,
+    }
+    let old = Serde(Old { inner: vec![OldInner { name: "n".into() }] });
+    let error = become_::<_, (Serde<New>,)>(&(old,)).unwrap_err();
+    assert_eq!(
+        error,
+        "before the freeze: `(`New` through serde).0.inner[].name` is part of `New` through serde here and not what that \
+         reads in `Old` through serde in the running process: invalid type: string, expected u64; serde's own attributes \
+         say what may change (`default`, `alias`, …)"
+    );
+}
