@@ -99,6 +99,8 @@ pub(crate) mod say {
     pub(crate) fn listener_without_address(ty: &str) -> String {
         format!("a `{ty}` needs an address: put `#[listen(\"127.0.0.1:8080\")]` in front of it, with yours")
     }
+    pub(crate) const EXCLUSIVE_WITHOUT_OPEN: &str =
+        "an `Exclusive` has to be opened by somebody: put `#[exclusive(open = || …)]` in front of it, with yours";
     pub(crate) fn second_source(first: &str, second: &str) -> String {
         format!("`#[{first}]` already says where this value comes from: remove `#[{second}]`")
     }
@@ -121,11 +123,15 @@ pub(crate) mod say {
     pub(crate) const LISTEN_NEEDS_ADDRESS: &str = "`#[listen]` needs an address: `#[listen(\"127.0.0.1:8080\")]`";
     pub(crate) const LISTEN_OPTION: &str =
         "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4` and `options = |socket| …`";
-    pub(crate) fn listen_option_twice(key: &str) -> String {
+    pub(crate) fn option_twice(key: &str) -> String {
         format!("`{key}` is given twice: remove one")
     }
     pub(crate) const LIVE_NEEDS_INIT: &str =
         "`#[live]` needs the first content: `#[live(init = expression)]`; without the attribute it is `Default`";
+    pub(crate) const EXCLUSIVE_NEEDS_OPEN: &str =
+        "`#[exclusive]` needs what opens it: `#[exclusive(open = || Database::create(\"app.db\"))]`";
+    pub(crate) const EXCLUSIVE_OPTION: &str =
+        "`#[exclusive]` takes `open = || …`, which gives a `Result`, and `close = |value| …`, which gives one, too";
 
     // The arguments of the attribute itself.
 

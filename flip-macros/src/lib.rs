@@ -20,7 +20,7 @@ pub fn service(args: TokenStream, item: TokenStream) -> TokenStream {
     main_attr::service(args.into(), item.into()).into()
 }
 
-#[proc_macro_derive(Params, attributes(args, with, listen, live, params))]
+#[proc_macro_derive(Params, attributes(args, with, listen, live, exclusive, params))]
 pub fn derive_params(input: TokenStream) -> TokenStream {
     params::derive(input.into()).into()
 }

@@ -30,6 +30,8 @@ pub(crate) enum Source {
     Listen(Box<Listen>),
     /// `#[live(init = value)]`: the old process, or the expression.
     Live(Expr),
+    /// `#[exclusive(open = opener, …)]`: what opens it.
+    Exclusive(Box<Exclusive>),
     /// `#[given]`: the caller of a service.
     Given,
     /// No attribute: the type says.
@@ -45,6 +47,11 @@ pub(crate) struct Listen {
     pub shards: Option<Expr>,
 }
 
+pub(crate) struct Exclusive {
+    pub open: Expr,
+    pub close: Option<Expr>,
+}
+
 /// Whose attributes are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Site {
@@ -56,8 +63,8 @@ pub(crate) enum Site {
 impl Site {
     fn known(self) -> &'static [&'static str] {
         match self {
-            Site::Main | Site::Field => &["args", "with", "listen", "live"],
-            Site::Service => &["args", "with", "listen", "live", "given"],
+            Site::Main | Site::Field => &["args", "with", "listen", "live", "exclusive"],
+            Site::Service => &["args", "with", "listen", "live", "exclusive", "given"],
         }
     }
 }
@@ -115,7 +122,9 @@ impl Source {
             "listen" if nothing => missing(say::LISTEN_NEEDS_ADDRESS),
             "listen" => attribute.parse_args_with(listen).map(|listen| Source::Listen(Box::new(listen))),
             "live" if nothing => missing(say::LIVE_NEEDS_INIT),
-            _ => attribute.parse_args_with(live).map(Source::Live),
+            "live" => attribute.parse_args_with(live).map(Source::Live),
+            _ if nothing => missing(say::EXCLUSIVE_NEEDS_OPEN),
+            _ => attribute.parse_args_with(exclusive).map(|exclusive| Source::Exclusive(Box::new(exclusive))),
         }
     }
 }
@@ -150,7 +159,7 @@ fn listen(input: ParseStream<'_>) -> syn::Result<Listen> {
             _ => return Err(syn::Error::new(key.span(), say::LISTEN_OPTION)),
         };
         if value.is_some() {
-            return Err(syn::Error::new(key.span(), say::listen_option_twice(&key.to_string())));
+            return Err(syn::Error::new(key.span(), say::option_twice(&key.to_string())));
         }
         input.parse::<Token![=]>()?;
         *value = Some(input.parse()?);
@@ -173,6 +182,32 @@ fn live(input: ParseStream<'_>) -> syn::Result<Expr> {
         return Err(input.error(say::LIVE_NEEDS_INIT));
     }
     Ok(value)
+}
+
+fn exclusive(input: ParseStream<'_>) -> syn::Result<Exclusive> {
+    let (mut open, mut close) = (None, None);
+    let first = input.span();
+    while !input.is_empty() {
+        if !is_named(input) {
+            return Err(input.error(if open.is_some() { say::EXCLUSIVE_OPTION } else { say::EXCLUSIVE_NEEDS_OPEN }));
+        }
+        let key: Ident = input.parse()?;
+        let value = match key.to_string().as_str() {
+            "open" => &mut open,
+            "close" => &mut close,
+            _ => return Err(syn::Error::new(key.span(), say::EXCLUSIVE_OPTION)),
+        };
+        if value.is_some() {
+            return Err(syn::Error::new(key.span(), say::option_twice(&key.to_string())));
+        }
+        input.parse::<Token![=]>()?;
+        *value = Some(input.parse()?);
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    let open = open.ok_or_else(|| syn::Error::new(first, say::EXCLUSIVE_NEEDS_OPEN))?;
+    Ok(Exclusive { open, close })
 }
 
 /// `key = value`, which would otherwise be read as an assignment.
@@ -224,8 +259,17 @@ impl Wanted {
             //     ::core::result::Result::Ok::<_, ::flip::BoxError>(__flip_value)
             // })
             Source::Live(value) => {
-                let value = fallible(flip, content(ty), value);
+                let value = fallible(flip, content(ty, "Live"), value);
                 quote_spanned!(at=> #setup.live_with::<#ty>(#name, #value))
+            }
+
+            // __flip.exclusive::<Exclusive<Database>>("store", async {
+            //     let __flip_value = ::flip::Opener::<Database>::new(|| Database::create("app.db")).close(…);
+            //     ::core::result::Result::Ok::<_, ::flip::BoxError>(__flip_value)
+            // })
+            Source::Exclusive(exclusive) => {
+                let opener = exclusive.opener(flip, content(ty, "Exclusive"));
+                quote_spanned!(at=> #setup.exclusive::<#ty>(#name, #opener))
             }
 
             // __flip.param::<Shutdown>("shutdown")
@@ -248,6 +292,9 @@ impl Wanted {
             Source::Listen(listen) => {
                 let Listen { address, options, backlog, shards } = &**listen;
                 [Some(address), options.as_ref(), backlog.as_ref(), shards.as_ref()].into_iter().flatten().collect()
+            }
+            Source::Exclusive(exclusive) => {
+                [Some(&exclusive.open), exclusive.close.as_ref()].into_iter().flatten().collect()
             }
             Source::Args(_) | Source::Given | Source::Type | Source::Mistaken => vec![],
         };
@@ -286,6 +333,27 @@ impl Listen {
     }
 }
 
+impl Exclusive {
+    /// The opener, in a block that may use `?` and `.await`. Where it is known what is opened, that is said first, so that
+    /// whatever opens something else is found at its own expression.
+    fn opener(&self, flip: &Path, content: Option<&Type>) -> TokenStream {
+        let Self { open, close } = self;
+        let at = generated(open.span());
+        let flip_there = located(flip, at);
+        let content = content.map(|content| quote_spanned!(at=> ::<#content>));
+        let close = close.as_ref().map(|close| {
+            let at = generated(close.span());
+            quote_spanned!(at=> .close(#close))
+        });
+        quote_spanned! {at=>
+            async {
+                let __flip_value = #flip_there::Opener #content::new(#open) #close;
+                ::core::result::Result::Ok::<_, #flip_there::BoxError>(__flip_value)
+            }
+        }
+    }
+}
+
 fn mentions(tokens: TokenStream, variable: &Ident) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => ident == *variable,
@@ -304,6 +372,9 @@ pub(crate) fn check(wanted: &Wanted, errors: &mut Errors) {
     let ty = &wanted.ty;
     if let (Source::Type, Some(listener)) = (&wanted.source, listener(ty)) {
         errors.push(ty, say::listener_without_address(&listener.to_string()));
+    }
+    if matches!(wanted.source, Source::Type) && content(ty, "Exclusive").is_some() {
+        errors.push(ty, say::EXCLUSIVE_WITHOUT_OPEN);
     }
 }
 
@@ -380,9 +451,9 @@ pub(crate) fn is_kept(ty: &Type) -> bool {
     last(ty).is_some_and(|name| ["Live", "Relay", "Exclusive"].iter().any(|kept| name == kept))
 }
 
-/// The `T` of `Live<T>`.
-fn content(ty: &Type) -> Option<&Type> {
-    sole_argument(ty).filter(|_| last(ty).is_some_and(|name| name == "Live"))
+/// The `T` of `Live<T>`, or of another of those.
+fn content<'ty>(ty: &'ty Type, kept: &str) -> Option<&'ty Type> {
+    sole_argument(ty).filter(|_| last(ty).is_some_and(|name| name == kept))
 }
 
 /// Without what may be around a listener.

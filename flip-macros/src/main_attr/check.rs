@@ -78,6 +78,7 @@ fn parameters(item: &Item, errors: &mut Errors) {
             match &wanted.source {
                 Source::Listen(_) => errors.push(underscore, say::nameless("a listener")),
                 Source::Live(_) => errors.push(underscore, say::nameless("live state")),
+                Source::Exclusive(_) => errors.push(underscore, say::nameless("an exclusive")),
                 Source::Type if is_kept(&wanted.ty) => errors.push(underscore, say::nameless("what is kept")),
                 _ => {}
             }
@@ -111,7 +112,7 @@ fn readiness(args: &Args, item: &Item, errors: &mut Errors) {
         Source::Listen(_) => !is_bare(&wanted.ty),
         Source::Type => !has_no_listener(&wanted.ty),
         Source::Mistaken => true,
-        Source::Args(_) | Source::With(_) | Source::Live(_) | Source::Given => false,
+        Source::Args(_) | Source::With(_) | Source::Live(_) | Source::Exclusive(_) | Source::Given => false,
     });
     if !may_listen {
         let at = args.ready.map_or_else(Span::call_site, |(_, span)| span);

@@ -162,13 +162,13 @@ mistakes! {
     one_source_twice: "#[flip::main] async fn main(#[with(2)] #[with(1)] app: u8, http: Http) {}",
         ["with: `#[with]` already says where this value comes from: remove `#[with]`"];
     misspelt_source_and_another: "#[flip::main] async fn main(#[lisen(\"a\")] #[with(1)] http: TcpListener) {}",
-        ["lisen: flip has no `#[lisen]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]` and `#[live]`"];
+        ["lisen: flip has no `#[lisen]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]`, `#[live]` and `#[exclusive]`"];
     args_twice: "#[flip::main] async fn main(#[args] a: A, #[args] b: B, http: Http) {}",
         ["args: the command line is parsed once: put all its options into one `#[args]` type, with `#[command(flatten)]`"];
     unknown_attribute: "#[flip::main] async fn main(#[clap::arg(long)] a: A) {}",
-        ["clap::arg: flip has no `#[clap::arg]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]` and `#[live]`"];
+        ["clap::arg: flip has no `#[clap::arg]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]`, `#[live]` and `#[exclusive]`"];
     unknown_attribute_of_a_service: "#[flip::service] async fn serve(#[arg] a: A) {}",
-        ["arg: flip has no `#[arg]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]`, `#[live]` and `#[given]`"];
+        ["arg: flip has no `#[arg]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]`, `#[live]`, `#[exclusive]` and `#[given]`"];
     conditional_attribute: "#[flip::main] async fn main(#[cfg_attr(unix, listen(\"a\"))] a: TcpListener) {}",
         ["cfg_attr: flip reads a parameter's attributes before `cfg_attr` is looked at: write the parameter twice, \
           one under `#[cfg(…)]`, one under `#[cfg(not(…))]`"];
@@ -183,6 +183,9 @@ fn args_under_opposite_conditions_are_one() {
 }
 
 const OPTIONS: &str = "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4` and `options = |socket| …`";
+const OPEN: &str = "`#[exclusive]` needs what opens it: `#[exclusive(open = || Database::create(\"app.db\"))]`";
+const OPTION: &str =
+    "`#[exclusive]` takes `open = || …`, which gives a `Result`, and `close = |value| …`, which gives one, too";
 const INIT: &str =
     "`#[live]` needs the first content: `#[live(init = expression)]`; without the attribute it is `Default`";
 
@@ -208,6 +211,16 @@ mistakes! {
         ["shards: `shards` is given twice: remove one"];
     live_without_init: "#[flip::main] fn main(#[live] a: A, #[live(3)] b: B, #[live(from = 3)] c: C, #[live(init = 3, 4)] d: D) {}",
         [format!("#[live]: {INIT}"), format!("3: {INIT}"), format!("from: {INIT}"), format!("4: {INIT}")];
+    exclusive_without_open: "#[flip::main] fn main(#[exclusive] a: A, #[exclusive(open)] b: B, #[exclusive(close = drop)] c: C) {}",
+        [format!("#[exclusive]: {OPEN}"), format!("open: {OPEN}"), format!("close: {OPEN}")];
+    exclusive_option: "#[flip::main] fn main(#[exclusive(open = f, 3)] a: A, #[exclusive(open = f, opened = g)] b: B) {}",
+        [format!("3: {OPTION}"), format!("opened: {OPTION}")];
+    exclusive_option_twice: "#[flip::main] fn main(#[exclusive(open = f, close = g, open = h)] a: A) {}",
+        ["open: `open` is given twice: remove one"];
+    exclusive_by_its_type_alone: "#[flip::main(ready = manual)] fn main(a: Exclusive<A>) {}",
+        ["Exclusive<A>: an `Exclusive` has to be opened by somebody: put `#[exclusive(open = || …)]` in front of it, with yours"];
+    nameless_exclusive: "#[flip::main(ready = manual)] fn main(#[exclusive(open = f)] _: Exclusive<A>) {}",
+        ["_: an exclusive is found again by its name after a restart: give the parameter one, `_name` if it is not used"];
 }
 
 fn arguments(arguments: &str) -> Vec<String> {

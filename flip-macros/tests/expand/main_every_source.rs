@@ -9,6 +9,8 @@ pub(crate) async fn main(
     admin: Option<flip::TcpListener>,
     #[live(init = load(&config).await?)] rates: Live<Rates>,
     #[live(init = 3)] alias: Counter,
+    #[exclusive(open = opener(&config))] store: Exclusive<Database>,
+    #[exclusive(open = || Lease::take("app"), close = Lease::give_back)] lease: Held,
     visits: Live<Visits>,
     app: App,
     shutdown: Shutdown,
@@ -34,6 +36,8 @@ pub(crate) fn main() {
         admin: Option<flip::TcpListener>,
         rates: Live<Rates>,
         alias: Counter,
+        store: Exclusive<Database>,
+        lease: Held,
         visits: Live<Visits>,
         app: App,
         shutdown: Shutdown,
@@ -96,13 +100,52 @@ pub(crate) fn main() {
                     },
                 )
                 .await?;
+            let store: Exclusive<Database> = __flip
+                .exclusive::<
+                    Exclusive<Database>,
+                >(
+                    "store",
+                    async {
+                        let __flip_value = ::flip::Opener::<
+                            Database,
+                        >::new(opener(&config));
+                        ::core::result::Result::Ok::<_, ::flip::BoxError>(__flip_value)
+                    },
+                )
+                .await?;
+            let lease: Held = __flip
+                .exclusive::<
+                    Held,
+                >(
+                    "lease",
+                    async {
+                        let __flip_value = ::flip::Opener::new(|| Lease::take("app"))
+                            .close(Lease::give_back);
+                        ::core::result::Result::Ok::<_, ::flip::BoxError>(__flip_value)
+                    },
+                )
+                .await?;
             let visits: Live<Visits> = __flip.param::<Live<Visits>>("visits").await?;
             let app: App = __flip.param::<App>("app").await?;
             let shutdown: Shutdown = __flip.param::<Shutdown>("shutdown").await?;
             ::core::result::Result::Ok::<
                 _,
                 ::flip::Error,
-            >(main(config, args, http, admin, rates, alias, visits, app, shutdown))
+            >(
+                main(
+                    config,
+                    args,
+                    http,
+                    admin,
+                    rates,
+                    alias,
+                    store,
+                    lease,
+                    visits,
+                    app,
+                    shutdown,
+                ),
+            )
         },
         ::flip::__private::wordless,
     )

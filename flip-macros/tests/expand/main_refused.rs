@@ -11,7 +11,7 @@ pub const async fn main(http: TcpListener, #[lisen("a")] mut n: u64) -> std::io:
     "`ready` is `auto` or `manual`"
 }
 ::core::compile_error! {
-    "flip has no `#[lisen]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]` and `#[live]`"
+    "flip has no `#[lisen]` for a parameter: it knows `#[args]`, `#[with]`, `#[listen]`, `#[live]` and `#[exclusive]`"
 }
 ::core::compile_error! {
     "what flip runs cannot be evaluated by the compiler: remove `const`"
