@@ -331,6 +331,7 @@ fn refuse(error: &Error) -> ! {
 
 /// A parameter could not be provided: the control thread tells whoever has to know.
 fn refuse_parameter(shared: &Shared, error: &Error) -> ! {
+    shared.exclusives.end();
     if shared.phase.get() == Phase::Starting {
         log::print(format_args!("error: {}", chain(error)));
         // The control thread sends these words to the old process, and ends this one.
@@ -382,6 +383,8 @@ where
         })
     }));
     let ended = ended(&shared, result, words);
+    runtime.block_on(drained(&shared));
+    close_down(&shared);
     runtime.block_on(left(&shared));
     runtime.shutdown_background();
     shared.returned.store(true, Ordering::SeqCst);
@@ -414,6 +417,8 @@ where
         }
     }));
     let ended = ended(&shared, result, words);
+    block_on(drained(&shared));
+    close_down(&shared);
     block_on(left(&shared));
     shared.returned.store(true, Ordering::SeqCst);
     ended.unwrap_or_else(|panic| resume_unwind(panic))
@@ -491,7 +496,7 @@ fn ended<R>(
         Ok(Some(value)) => (words(&value).map(|error| format!("main returned an error: {error}")), Ok(value)),
         Ok(None) => {
             shared.notes.send(Note::MainEnded(None));
-            shared.notes.send(Note::Drained);
+            close_down(shared);
             shared.phase.wait(|phase| phase == Phase::Over);
             end(0)
         }
@@ -501,8 +506,8 @@ fn ended<R>(
     ended
 }
 
-/// Waits until the last connection is done, or cut, and the control thread has nothing left to do.
-async fn left(shared: &Shared) {
+/// Waits until the last connection is done, or cut.
+async fn drained(shared: &Shared) {
     shared.phase.until(Phase::is_leaving).await;
     loop {
         let closed = shared.connections.listen();
@@ -512,7 +517,17 @@ async fn left(shared: &Shared) {
         }
         either(closed, changed).await;
     }
+}
+
+/// Nobody needs anything of this process any more.
+fn close_down(shared: &Shared) {
+    let _entered = shared.enter();
+    shared.exclusives.end();
     shared.notes.send(Note::Drained);
+}
+
+/// Waits until the control thread has nothing left to do.
+async fn left(shared: &Shared) {
     shared.phase.until(|phase| phase == Phase::Over).await;
 }
 

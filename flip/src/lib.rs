@@ -31,7 +31,7 @@
 //! | feature | |
 //! | --- | --- |
 //! | `tokio` (on) | `async fn main` on tokio, and the asynchronous listeners |
-//! | `axum` | `serve` for axum's routers and other tower services; [`Live`] as an extractor; [`HandedOff`] as a response |
+//! | `axum` | `serve` for axum's routers and other tower services; [`Live`] and [`Exclusive`] as extractors; [`HandedOff`] as a response |
 //! | `clap` | `#[args]`: the command line |
 //! | `bytemuck` | the bytes of a [`Region`] as numbers and structs of plain data |
 //! | `test-util` | `start_paused` of the attribute, as in tokio |
@@ -62,6 +62,9 @@
 //! Without a running flip, in tests and tools, [`Live::new`] is a value like any other. A state is copied during the freeze; the
 //! bytes of a [`Region`] in it are not.
 //!
+//! [`Exclusive<T>`](Exclusive) is what only one process may hold: an embedded database, a lease. It is closed in the old process and opened
+//! in the new one in the course of the freeze, and opened again in the old one where that is rolled back.
+//!
 //! # Leaving
 //!
 //! [`Shutdown`] resolves when this process hands over or stops. What must run in one process only (jobs, consumers,
@@ -89,6 +92,7 @@ mod control;
 mod drain;
 mod entry;
 mod error;
+mod exclusive;
 mod handle;
 pub mod handoff;
 #[cfg(feature = "axum")]
@@ -109,6 +113,7 @@ pub use config::Ready;
 pub use drain::{Draining, Guard};
 pub use entry::{Builder, Service, run};
 pub use error::{BoxError, Error, ErrorKind};
+pub use exclusive::{Exclusive, ExclusiveError, Opener};
 pub use handle::{Handle, Reason, Shutdown, UpgradeError, Upgraded};
 pub use handoff::{Apply, Handoff, Serde};
 #[cfg(feature = "axum")]
@@ -159,6 +164,7 @@ pub use region::Region;
 /// | `#[listen(address)] name: L` | a listener: see [`Listen`] for the types and [`ToAddress`] for the addresses. `backlog = N`, `shards = N` and `options = closure` may follow the address, as [`ListenOptions`] has them; the closure is for [`ListenOptions::socket`] |
 /// | `name: Live<T>` | state that outlives the process, `T::default()` in the first one |
 /// | `#[live(init = expression)] name: Live<T>` | the same; the expression is evaluated only where nothing is inherited |
+/// | `#[exclusive(open = expression)] name: Exclusive<T>` | what only one process may hold at a time: see [`Exclusive`]. `close = expression` may follow |
 /// | `name: Shutdown`, `name: Handle` | see [`Shutdown`], [`Handle`] |
 /// | `name: T` | a group, for `T` that derives [`Params`](derive@Params) |
 ///

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::error::{BoxError, Error};
+use crate::exclusive::{Exclusive, Opener};
 use crate::handle::{Handle, Shutdown};
 use crate::handoff::{Handoff, Schema};
 use crate::listen::{Listen, ListenOptions};
@@ -65,6 +66,24 @@ impl<T: Handoff + Send + Sync + 'static> LiveParam for Live<T> {
     type Content = T;
     fn from_live(live: Live<T>) -> Self {
         live
+    }
+}
+
+/// `Exclusive<T>`, so that an expansion can name `T` by the parameter's type.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`#[exclusive(open = …)]` is for parameters of the type `Exclusive<T>`",
+    label = "not an `Exclusive<T>`"
+)]
+pub trait ExclusiveParam: Sized {
+    type Content: Send + 'static;
+    fn from_exclusive(exclusive: Exclusive<Self::Content>) -> Self;
+}
+
+impl<T: Send + 'static> ExclusiveParam for Exclusive<T> {
+    type Content = T;
+    fn from_exclusive(exclusive: Exclusive<T>) -> Self {
+        exclusive
     }
 }
 
@@ -193,6 +212,25 @@ impl Setup {
             }
         };
         Ok(Live::declare(name, value, &self.shared))
+    }
+
+    /// What only one process may hold at a time. Where there is no old process it is opened here.
+    ///
+    /// # Errors
+    /// The future's, or why it cannot be opened, with the parameter's name.
+    pub fn exclusive<'a, X: ExclusiveParam + 'a>(
+        &'a self,
+        name: &'a str,
+        opener: impl Future<Output = Result<Opener<X::Content>, BoxError>> + 'a,
+    ) -> Boxed<'a, X> {
+        Box::pin(async move {
+            if self.shared.exclusives.is_declared(name) {
+                return Err(Error::program(format!("two exclusives have the name `{name}`: each needs its own")));
+            }
+            let opener = opener.await.map_err(|error| parameter(name, "cannot be made", error))?;
+            let exclusive = Exclusive::declare(name, opener, &self.shared).await;
+            exclusive.map(X::from_exclusive).map_err(|error| parameter(name, "cannot be opened", error))
+        })
     }
 
     /// What a type alone says how to provide.

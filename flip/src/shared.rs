@@ -9,6 +9,7 @@ use event_listener::{Event, Listener, listener};
 
 use crate::control::Earlier;
 use crate::drain::{Gate, Guard, Handlers, Pass, Tracker};
+use crate::exclusive::Exclusives;
 use crate::handle::{UpgradeError, Upgraded};
 use crate::listen::Listeners;
 use crate::live::{CallError, Forwarder, Hold, Holding, States};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) hold: Arc<Hold>,
     pub(crate) freeze: Freeze,
     pub(crate) states: States,
+    pub(crate) exclusives: Exclusives,
     /// Set when it is known what is inherited.
     pub(crate) listeners: OnceLock<Arc<Listeners>>,
     pub(crate) forwarder: OnceLock<Arc<Forwarder>>,
@@ -92,6 +94,7 @@ impl Shared {
             hold: Arc::new(Hold::new(if serving { Holding::Open } else { Holding::Held })),
             freeze: Freeze::default(),
             states: States::default(),
+            exclusives: Exclusives::new(serving),
             listeners: OnceLock::new(),
             forwarder: OnceLock::new(),
             passer: OnceLock::new(),
@@ -261,12 +264,17 @@ impl Freeze {
 
     /// Holds writers back, if the freeze of this attempt is still wanted.
     pub(crate) fn hold_back(&self, attempt: u64, hold: &Hold) -> bool {
+        self.if_wanted(attempt, || hold.set(Holding::Frozen)).is_some()
+    }
+
+    pub(crate) fn is_wanted(&self, attempt: u64) -> bool {
+        self.if_wanted(attempt, || ()).is_some()
+    }
+
+    /// Does this before a roll-back, or not at all.
+    pub(crate) fn if_wanted<R>(&self, attempt: u64, act: impl FnOnce() -> R) -> Option<R> {
         let wanted = lock(&self.0);
-        let still = *wanted == Some(attempt);
-        if still {
-            hold.set(Holding::Frozen);
-        }
-        still
+        (*wanted == Some(attempt)).then(act)
     }
 
     /// Rolled back: writers write again.
@@ -333,6 +341,8 @@ pub(crate) enum Note {
     /// The content is here; with it, who drains and four descriptors for each.
     Restored(Vec<Earlier>, Vec<std::os::fd::OwnedFd>),
     RestoreFailed(String),
+    /// An exclusive is being opened, which may take its time, or is open.
+    Opens,
     /// The content ended before it was whole.
     ContentEnded(String),
     /// The snapshot of this attempt failed.

@@ -3,7 +3,7 @@
 //! ```text
 //! header section: who drains, with their descriptors; the names of the states, in order
 //! one section a state
-//! the trailer: without it the content is not whole
+//! the trailer: without it the content is not whole; with it, old holds none of its exclusives any more
 //! ```
 
 use std::collections::VecDeque;
@@ -83,7 +83,8 @@ fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(24 * 3600)
 }
 
-/// Old's side, on a thread of its own: waits for what runs, holds writers back, sends everything.
+/// Old's side, on a thread of its own: waits for what runs, holds writers back, sends everything, and closes what only one
+/// process may hold.
 ///
 /// # Errors
 /// What failed, and in which state.
@@ -107,6 +108,9 @@ pub(super) fn freeze_and_send(
     }
     drop(shared.hold.calling());
     states.iter().for_each(|state| state.settle());
+    if !shared.exclusives.settle(shared, attempt) {
+        return Ok(());
+    }
 
     let mut writer = Writer { socket, shared };
     let lost = |error: io::Error| format!("the new process does not take the content: {error}");
@@ -120,6 +124,8 @@ pub(super) fn freeze_and_send(
         state.save(&mut writer)?;
         writer.end_section().map_err(lost)?;
     }
+    // While new still decodes, and as late as can be: what fails before this has closed nothing.
+    shared.exclusives.close_all(shared, attempt)?;
     writer.send(TRAILER, &[]).and_then(|()| writer.end_section()).map_err(lost)
 }
 
@@ -208,7 +214,8 @@ impl Source for Reader<'_> {
     }
 }
 
-/// New's side, on a thread of its own: restores each state as it arrives, and tells the control thread.
+/// New's side, on a thread of its own: restores each state as it arrives, opens what old has closed, and tells the control
+/// thread.
 pub(super) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
     let mut reader = Reader { socket: File::from(socket), shared, section_ended: false, ended: false };
     let note = match crate::entry::shielded(|| receive(shared, &mut reader)) {
@@ -249,6 +256,10 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     let (trailer, _) = reader.section(TRAILER.len()).map_err(cut)?;
     if trailer != TRAILER {
         return Err("the content of the old process ends in an unknown way".to_owned());
+    }
+    {
+        let _entered = shared.enter();
+        shared.exclusives.open_all(shared)?;
     }
     while !early.is_empty() {
         // Whichever is asked for first: the others may never be, as long as that one has no content.

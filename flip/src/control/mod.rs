@@ -45,7 +45,7 @@ const LONGER: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(100);
 /// For threads that run code of the user's: what fits on the stack of `main` fits there, and a large array is restored by way of
 /// another. Only what is used is ever memory.
-const STACK: usize = 64 << 20;
+pub(crate) const STACK: usize = 64 << 20;
 /// From the cut to the end of the process, whoever blocks.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -413,6 +413,7 @@ impl Thread {
                 self.failure = Some(text);
                 self.step(Event::RestoreFailed);
             }
+            Note::Opens => self.say_missing(),
             // By itself an end means nothing; old's death, which is seen after it, or the deadline decides.
             Note::ContentEnded(text) => {
                 self.content_ended = Some(text);
@@ -460,9 +461,14 @@ impl Thread {
             self.said_polled = true;
             self.step(Event::Polled);
         } else if self.touched.is_some() {
-            let missing = self.waiting();
-            self.send_before(Message::Missing(missing));
+            self.say_missing();
         }
+    }
+
+    /// Old repeats it, should it have to roll back.
+    fn say_missing(&mut self) {
+        let missing = self.waiting();
+        self.send_before(Message::Missing(missing));
     }
 
     fn waiting(&self) -> Waiting {
@@ -470,7 +476,7 @@ impl Thread {
             Ready::Auto => self.listeners().unpolled(),
             Ready::Manual => vec!["the call of Handle::ready".to_owned()],
         };
-        Waiting { touched: self.touched.clone(), unpolled }
+        Waiting { touched: self.touched.clone(), unpolled, opening: self.shared.exclusives.awaited() }
     }
 
     fn listeners(&self) -> Arc<Listeners> {
@@ -616,6 +622,10 @@ impl Thread {
         let predecessor = u32::try_from(offer.pid).ok();
         let listeners = Listeners::new(Arc::clone(&self.shared), inherited, predecessor)
             .map_err(|error| crate::error::chain(&error))?;
+        if pidfd.is_dead() {
+            // What it held is free. Nothing is declared yet: `main` waits for the offer.
+            self.shared.exclusives.free();
+        }
         // Only this thread sets it, and only here or at a cold start.
         let _ = self.shared.listeners.set(listeners);
         self.shared.states.offered(offer.states.into_iter().map(|state| (state.name, state.schema)));
@@ -773,6 +783,7 @@ impl Thread {
                     say!(warn, "cut: main, which has not returned");
                 }
                 self.shared.phase.set(Phase::Cut);
+                self.shared.exclusives.wake();
                 if self.shared.main_blocks.load(Ordering::Relaxed) {
                     // Nobody can drop a `main` that runs on its own thread; the process ends under it.
                     self.events.push_back(Event::Drained);
@@ -906,6 +917,7 @@ impl Thread {
         shared.accepting.close();
         shared.dispatching.close();
         shared.phase.set(Phase::Frozen);
+        shared.exclusives.await_nothing();
         shared.freeze.begin(self.attempt);
         self.left.retain(Draining::has_passed_more);
         let earlier: std::io::Result<Vec<_>> = self
@@ -938,6 +950,8 @@ impl Thread {
 
     fn thaw(&mut self) {
         self.shared.freeze.end(&self.shared.hold);
+        // A snapshot that waits for whoever uses one sees that it is not wanted.
+        self.shared.exclusives.wake();
         self.shared.accepting.open();
         self.shared.dispatching.open();
         self.shared.phase.set(Phase::Serving);
@@ -965,6 +979,8 @@ impl Thread {
 
     fn report_rolled_back(&mut self, reason: Reason) {
         self.listeners().forbid_overlap();
+        let awaited = self.shared.exclusives.awaited();
+        self.reopen();
         let after = self.after.take();
         let new = match &after {
             Some(after) => format!("the new process (pid {})", after.pid),
@@ -981,7 +997,7 @@ impl Thread {
             },
             Reason::TooSlow(deadline) => {
                 let waiting = after.map(|after| after.waiting).unwrap_or_default();
-                format!("{new} {}", too_slow(deadline, self.time_for(deadline), &waiting))
+                format!("{new} {}", too_slow(deadline, self.time_for(deadline), &waiting, awaited))
             }
             Reason::FreezeFailed => format!("the content could not be handed over{}", because(words.or(failure))),
             Reason::Garbled => format!("{new} sent what cannot be understood{}", because(failure)),
@@ -996,6 +1012,26 @@ impl Thread {
         say!(error, "{why}");
         for reply in self.asked.drain(..) {
             reply.answer(Err(UpgradeError::RolledBack(why.clone())));
+        }
+    }
+
+    /// What this attempt closed is opened again once the new process, which may have opened it, is dead: on a thread of its
+    /// own, because neither may ever be.
+    fn reopen(&self) {
+        let (shared, attempt) = (Arc::clone(&self.shared), self.attempt);
+        let closed = shared.exclusives.closed_by(attempt);
+        let Some(after) = self.after.as_ref().filter(|_| !closed.is_empty()) else { return };
+        let lost = closed.clone();
+        let started = after.pidfd.try_clone().and_then(|new| {
+            std::thread::Builder::new().name("flip-reopen".into()).stack_size(STACK).spawn(move || {
+                new.wait();
+                let _entered = shared.enter();
+                closed.iter().for_each(|exclusive| exclusive.reopen(attempt));
+            })
+        });
+        if let Err(error) = started {
+            // Nobody is inside of what is closed, so this waits for nobody.
+            lost.iter().for_each(|exclusive| exclusive.lose(attempt, &error.to_string()));
         }
     }
 
@@ -1022,6 +1058,7 @@ impl Thread {
         }
         shared.freeze.finish();
         shared.hold.set(Holding::Given);
+        shared.exclusives.wake();
         shared.phase.set(Phase::HandedOff);
         // Before anybody is told, so that an address that the new process does not have is free then.
         self.listeners().close();
@@ -1098,7 +1135,7 @@ impl Thread {
             Content::Fresh => {
                 self.arriving.clear();
                 self.left.clear();
-                if !shared.states.withdraw_offer() {
+                if !shared.states.withdraw_offer() || !shared.exclusives.free() {
                     self.start_over();
                 }
                 if shared.start.is_announced() {
@@ -1314,7 +1351,7 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
-fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting) -> String {
+fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting, exclusive: Option<String>) -> String {
     let time = format!("{time:?}");
     match deadline {
         Deadline::Ready => format!(
@@ -1329,6 +1366,9 @@ fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting) -> String {
             }
             if !waiting.unpolled.is_empty() {
                 text.push_str(&format!("; not polled yet: {}", waiting.unpolled.join(", ")));
+            }
+            if let Some(exclusive) = exclusive.as_ref().or(waiting.opening.as_ref()) {
+                text.push_str(&format!("; waiting for the exclusive {exclusive}"));
             }
             text
         }

@@ -73,7 +73,8 @@ use transcode::Transcoder;
 /// - [`Instant`](std::time::Instant) and [`SystemTime`](std::time::SystemTime): the same moment in the new process.
 ///   An `Instant` is exact to well under a microsecond, and the distances between several are exact.
 ///
-/// Not a reference, nothing behind a `dyn`, no function.
+/// Not a reference, nothing behind a `dyn`, no function. What only one process may hold, as a database with a lock on its file, is
+/// closed and opened anew: see [`Exclusive`](crate::Exclusive).
 ///
 /// # Attributes
 ///

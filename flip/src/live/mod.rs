@@ -18,7 +18,7 @@ use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema};
 use crate::shared::{Note, Shared};
 
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
-pub(crate) use hold::{Hold, Holding};
+pub(crate) use hold::{Hold, Holding, Inside};
 pub(crate) use registry::{Looked, States};
 
 /// State that outlives the process: at every instant one process owns it, and an upgrade hands it over.
@@ -146,7 +146,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                     self.cell.hold.wait();
                     continue;
                 }
-                _ if self.cell.shared_memory => inside = Some(hold::Inside::enter()),
+                _ if self.cell.shared_memory => inside = Some(Inside::enter()),
                 _ => {}
             }
             match &*content {
@@ -175,7 +175,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
             match (self.cell.hold.admits(), &mut *content) {
                 (Holding::Given, _) => return Err(HandedOff),
                 (Holding::Open, Some(value)) => {
-                    let _inside = hold::Inside::enter();
+                    let _inside = Inside::enter();
                     return Ok(update(value));
                 }
                 (_, None) => {
@@ -256,7 +256,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                 match (self.cell.hold.admits(), &mut *content) {
                     (Holding::Given, _) => Wait::Forward,
                     (Holding::Open, Some(value)) => {
-                        let _inside = hold::Inside::enter();
+                        let _inside = Inside::enter();
                         return Ok(value.apply(op));
                     }
                     (_, None) => Wait::Content,
@@ -411,7 +411,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         let calls = self.calls.get_or_init(Calls::of);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let value = content.as_mut().ok_or_else(|| Some("the state has not arrived".to_owned()))?;
-        let _inside = hold::Inside::enter();
+        let _inside = Inside::enter();
         calls.apply(value, op, bytes).map_err(|refused| match refused {
             CallRefused::Answer(_) => None,
             refused => Some(refused.to_string()),

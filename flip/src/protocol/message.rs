@@ -98,6 +98,9 @@ pub(crate) struct Waiting {
     pub(crate) touched: Option<String>,
     /// The listeners that were not polled yet.
     pub(crate) unpolled: Vec<String>,
+    /// The exclusive that is being opened.
+    #[serde(default)]
+    pub(crate) opening: Option<String>,
 }
 
 /// Bytes as bytes: serde writes a `Vec<u8>` as a list of numbers.

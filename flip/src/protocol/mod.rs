@@ -15,6 +15,8 @@
 //! ```
 //!
 //! * **Who may accept**: old until it froze, again after a roll-back; new from its swap to `Serving`.
+//! * **Who may hold what only one can**: old until it has sent all of the content; then new, as long as it lives, which opens it
+//!   before `Ready`; old again once new is dead.
 //! * **Messages only wake**: what happened is what the word says. A message lost with its sender changes nothing.
 //! * **Death is an event in every state**, seen by a pidfd; an end-of-file means nothing.
 //! * **A failure is a death**: a new process that cannot go on leaves a text (its last words) and exits.
@@ -74,13 +76,13 @@ pub(crate) enum Event {
     Touched,
     /// Every managed listener was polled once or dropped; nothing is left to do before serving.
     Polled,
-    /// The content arrived whole; so many earlier generations come with it.
+    /// The content arrived whole, and what only one process may hold is open here; so many earlier generations come with it.
     Restored { draining: u8 },
-    /// The content cannot be had: it ended early or did not decode.
+    /// The content cannot be had: it ended early, did not decode, or what only one process may hold cannot be opened.
     RestoreFailed,
     /// The new process could not be started.
     SpawnFailed,
-    /// The snapshot could not be taken or sent.
+    /// The snapshot could not be taken or sent, or what only one process may hold not be closed.
     FreezeFailed,
     /// The last connection is done and `main` has returned.
     Drained,
@@ -124,13 +126,14 @@ pub(crate) enum Action {
     Spawn,
     /// Send listeners, schemas, the word and our pidfd.
     SendOffer,
-    /// Stop accepting and dispatching, hold back writers, snapshot all states in one cut, send.
+    /// Stop accepting and dispatching, hold back writers, snapshot all states in one cut, send, and close what only one process
+    /// may hold.
     Freeze,
     /// Wake new: the word says `New`.
     SendCommit,
     /// Accept, dispatch and write again.
     Thaw,
-    /// Kill the new process and forget it.
+    /// Kill the new process and forget it; once it is dead, open again what was closed for it.
     Kill,
     /// Close the listeners, give up the content, resolve `Shutdown`, answer whoever asked.
     HandOver,

@@ -280,6 +280,15 @@ impl Pidfd {
         self.0
     }
 
+    /// Blocks until the process is dead: then the kernel has released what it held.
+    pub(crate) fn wait(&self) {
+        let mut entry = [PollEntry::readable(self.0.as_fd())];
+        while poll(&mut entry, None).is_err() || !entry[0].is_ready() {
+            // poll(2) fails for lack of memory, which may pass.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits for a process that was killed to be dead, and leaves no zombie where it was reparented to this process
     /// (the init of a namespace, or a subreaper). Usually somebody else is its parent, and reaps it.
     pub(crate) fn reap(&self) {
@@ -650,7 +659,7 @@ mod tests {
         assert!(is_cloexec(handle.as_fd()));
         assert!(!handle.is_dead());
         handle.signal(Signal::SIGTERM).unwrap();
-        poll(&mut [PollEntry::readable(other.as_fd())], None).unwrap();
+        other.wait();
         assert!(handle.is_dead());
         child.wait().unwrap();
         assert!(other.is_dead());
