@@ -27,9 +27,13 @@ mod shadowed {
         #[with("127.0.0.1:0")] address: &'static str,
         #[listen(address, backlog = 3)] http: ::flip::TcpListener,
         #[live(init = 3)] visits: ::flip::Live<u64>,
+        #[exclusive(open = ::std::io::pipe, close = |_| ::std::io::Result::Ok(()))] pipe: ::flip::Exclusive<(
+            ::std::io::PipeReader,
+            ::std::io::PipeWriter,
+        )>,
         shutdown: ::flip::Shutdown,
     ) {
-        drop((address, http, visits, shutdown));
+        drop((address, http, visits, pipe, shutdown));
         let _: flip::string::String = flip::string::String::new();
     }
 

@@ -1,4 +1,6 @@
-use flip::{Handle, Live, Shutdown, TcpListener};
+use flip::{Exclusive, Handle, Live, Shutdown, TcpListener};
+use std::cell::Cell;
+use std::fs::File;
 use std::net::SocketAddr;
 
 struct Config {
@@ -19,6 +21,10 @@ async fn first(config: &Config) -> Result<u64, std::num::ParseIntError> {
     config.backlog.to_string().parse()
 }
 
+fn opener(path: String) -> impl FnMut() -> std::io::Result<File> + Send + 'static {
+    move || File::create(&path)
+}
+
 /// Documented.
 #[flip::main]
 #[allow(clippy::too_many_arguments)]
@@ -33,6 +39,13 @@ pub async fn start(
     #[live(init = first(&config).await?)] awaited_content: Live<u64>,
     #[live(init = "3".parse()?)] fallible_content: Live<u64>,
     #[live(init = 3)] plain_content: Live<u64>,
+    #[exclusive(open = opener(config.admin.clone().ok_or("no path")?))] opened: Exclusive<File>,
+    #[exclusive(open = { let more = config.more.clone(); move || more[0].parse::<u64>() })] number: Exclusive<u64>,
+    #[exclusive(open = || Ok::<_, String>(Cell::new(3)), close = |cell| match cell.get() {
+        3 => Ok(()),
+        other => Err(format!("{other}")),
+    })]
+    for_one_thread: Exclusive<Cell<u8>>,
     r#type: Live<u64>,
     _unused: Live<u64>,
     _: Shutdown,
@@ -40,7 +53,7 @@ pub async fn start(
 ) {
     http = http;
     drop((config, awaited, coerced, http, admin, more, next, handle));
-    drop((awaited_content, fallible_content, plain_content, r#type));
+    drop((awaited_content, fallible_content, plain_content, opened, number, for_one_thread, r#type));
 }
 
 fn main() {

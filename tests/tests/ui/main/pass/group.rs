@@ -1,4 +1,4 @@
-use flip::{Live, Params, TcpListener};
+use flip::{Exclusive, Live, Params, TcpListener};
 
 #[derive(Params)]
 #[params(prefix = "admin")]
@@ -8,6 +8,8 @@ struct Admin {
     /// Where the operators are.
     #[listen(address)]
     http: TcpListener,
+    #[exclusive(open = std::io::pipe)]
+    pipe: Exclusive<(std::io::PipeReader, std::io::PipeWriter)>,
     seen: Live<u64>,
     #[live(init = "3".parse()?)]
     r#type: Live<u64>,
@@ -15,7 +17,7 @@ struct Admin {
 
 #[flip::main]
 async fn start(admin: Admin) {
-    drop((admin.address, admin.http, admin.seen, admin.r#type));
+    drop((admin.address, admin.http, admin.pipe, admin.seen, admin.r#type));
 }
 
 fn main() {

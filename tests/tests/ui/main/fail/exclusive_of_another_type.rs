@@ -1,0 +1,2 @@
+#[flip::main(ready = manual)]
+async fn main(#[exclusive(open = || std::fs::File::create("lock"))] _lock: std::fs::File) {}
