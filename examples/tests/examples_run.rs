@@ -142,6 +142,25 @@ fn threads() {
     service.stop();
 }
 
+#[test]
+fn store() {
+    let (mut service, address) = start(env!("CARGO_BIN_EXE_store"));
+    let visit = || Http::open(address).unwrap().exchange("POST", "/visit").unwrap().body;
+    assert_eq!(visit(), format!("visit 1, served by {}\n", service.owner().pid));
+    let old = service.upgrade().unwrap();
+    assert_eq!(visit(), format!("visit 2, served by {}\n", service.owner().pid));
+    assert_eq!(service.exit(&old), Exit::Status(0));
+
+    // The database is this process's alone: the same program, started beside it, cannot have it.
+    let file = service.dir().join("visits.redb");
+    let beside = Start::new(env!("CARGO_BIN_EXE_store"));
+    let beside = beside.arg("--listen").arg("127.0.0.1:0").arg("--store").arg(file.to_str().unwrap()).spawn();
+    assert_eq!(beside.exit(beside.owner()), Exit::Status(1));
+    beside.line("the parameter `store` cannot be opened: Database already open. Cannot acquire lock.");
+    assert_eq!(visit(), format!("visit 3, served by {}\n", service.owner().pid));
+    service.stop();
+}
+
 // ---- config
 
 /// What the operators' socket answers.
