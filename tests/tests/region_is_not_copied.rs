@@ -19,7 +19,7 @@ struct Store {
 
 impl Store {
     fn start() -> Store {
-        Store { service: Start::new(env!("CARGO_BIN_EXE_store")).start(), expected: vec![], writes: 0 }
+        Store { service: Start::new(env!("CARGO_BIN_EXE_bytes")).start(), expected: vec![], writes: 0 }
     }
 
     fn look(&self) -> String {

@@ -4,7 +4,7 @@
 //! or only the data can tell; what only the old process has is skipped; what only the new one has needs a default. The
 //! result is a [`Plan`], which [`Transcoder`](super::transcode::Transcoder) carries out without knowing any type.
 
-use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, fmt};
 
 use super::{
     error::shortened,
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How far nodes are followed through each other before two schemas are called different. Only made-up ones get there.
-const DEPTH: usize = 256;
+const DEPTH: usize = 128;
 
 /// How many types with a `from` may be tried within each other.
 const TRIES: usize = 32;
@@ -61,6 +61,8 @@ pub(super) enum Op {
     Variants(Vec<Arm>),
     /// Behind a byte that says which of several types this is.
     Tagged(u8, OpId),
+    /// What another one does.
+    Same(OpId),
     /// Is filled in when its types are looked at.
     Pending,
 }
@@ -126,7 +128,7 @@ impl Schema {
     /// Where the two first differ in a way that nothing bridges.
     pub(crate) fn plan(&self, theirs: &Schema) -> Result<Plan, Mismatch> {
         let routes = Routes::default();
-        Matcher::new(self, theirs, &routes, 0).run(&self.root, &theirs.root).map(|(plan, _)| plan)
+        Matcher::new(self, theirs, &routes, 0).run(&self.root, &theirs.root, false).map(|(plan, _)| plan)
     }
 }
 
@@ -147,16 +149,17 @@ enum Fit {
 }
 
 /// For a type of ours that knows an older one, and a type of theirs: whether the older one is what they have.
-type Routes = Rc<RefCell<HashMap<(usize, usize), bool>>>;
+type Routes = RefCell<HashMap<(usize, usize, *const Node), bool>>;
 
-/// Pairs of named types wait in a list instead of on the stack, because the other schema, which may be made up, decides
-/// how long their chain is.
+/// What is to be compared waits in a list instead of on the stack, because the other schema, which may be made up, decides
+/// how deep it goes.
 struct Matcher<'s> {
     ours: &'s Schema,
     theirs: &'s Schema,
     ops: Vec<Op>,
-    /// Every pair of named types that was met, and how it was reached.
-    pairs: Vec<Pair>,
+    /// Everything that was met, and how it was reached.
+    works: Vec<Work<'s>>,
+    /// Pairs of named types.
     known: HashMap<(usize, usize), OpId>,
     /// Types of theirs that are gone over.
     skipped: HashMap<usize, OpId>,
@@ -166,49 +169,43 @@ struct Matcher<'s> {
     tries: usize,
 }
 
-struct Pair {
-    ours: usize,
-    theirs: usize,
-    op: OpId,
+/// A node, and whether it is an element of a list.
+type Side<'s> = (&'s Node, bool);
+
+struct Work<'s> {
     at: Place,
+    ours: Side<'s>,
+    theirs: Side<'s>,
+    op: OpId,
+    /// The type that ours may come from.
+    from: Option<&'s Node>,
 }
 
-/// Where in a value: a pair whose types hold it, and where they do.
-#[derive(Clone)]
+/// Where in a value.
+#[derive(Clone, Default)]
 struct Place {
-    from: Option<usize>,
+    /// What holds it.
+    within: Option<usize>,
     segment: String,
+    /// How many nodes without a name lie around it.
     depth: usize,
-}
-
-impl Place {
-    fn inside(&self, segment: fmt::Arguments<'_>) -> Place {
-        Place { from: self.from, segment: format!("{}{segment}", self.segment), depth: self.depth + 1 }
-    }
 }
 
 impl<'s> Matcher<'s> {
     fn new(ours: &'s Schema, theirs: &'s Schema, routes: &'s Routes, tries: usize) -> Self {
-        let (ops, pairs, known) = (Vec::new(), Vec::new(), HashMap::new());
+        let (ops, works, known) = (Vec::new(), Vec::new(), HashMap::new());
         let (skipped, to_skip) = (HashMap::new(), Vec::new());
-        Matcher { ours, theirs, ops, pairs, known, skipped, to_skip, fit: Fit::Same, routes, tries }
+        Matcher { ours, theirs, ops, works, known, skipped, to_skip, fit: Fit::Same, routes, tries }
     }
 
-    fn run(mut self, ours: &Node, theirs: &Node) -> Result<(Plan, Fit), Mismatch> {
-        let start = Place { from: None, segment: String::new(), depth: 0 };
-        let root = self.node(&start, (ours, false), (theirs, false))?;
-        self.rest(root)
-    }
-
-    fn rest(mut self, root: OpId) -> Result<(Plan, Fit), Mismatch> {
+    /// The whole; `direct` where ours is not to come from an older type.
+    fn run(mut self, ours: &'s Node, theirs: &'s Node, direct: bool) -> Result<(Plan, Fit), Mismatch> {
+        let (at, ours, theirs) = (Place::default(), (ours, false), (theirs, false));
+        let root = if direct { self.direct(at, ours, theirs) } else { self.node(at, ours, theirs) };
         let mut next = 0;
-        while let Some(&Pair { ours, theirs, op, .. }) = self.pairs.get(next) {
-            let at = Place { from: Some(next), segment: String::new(), depth: 0 };
-            self.ops[op] = match (&self.ours.named[ours].shape, &self.theirs.named[theirs].shape) {
-                (Shape::Struct(ours), Shape::Struct(theirs)) => Op::Fields(self.fields(&at, ours, theirs)?),
-                (Shape::Enum(ours), Shape::Enum(theirs)) => Op::Variants(self.variants(&at, ours, theirs)?),
-                _ => return Err(self.differ(&at, &Node::Named(ours), &Node::Named(theirs))),
-            };
+        while next < self.works.len() {
+            let op = self.works[next].op;
+            self.ops[op] = self.compare(next)?;
             next += 1;
         }
         while let Some((theirs, op)) = self.to_skip.pop() {
@@ -222,31 +219,128 @@ impl<'s> Matcher<'s> {
         self.ops.len() - 1
     }
 
+    fn later(&mut self, at: Place, ours: Side<'s>, theirs: Side<'s>, from: Option<&'s Node>) -> OpId {
+        let op = self.put(Op::Pending);
+        self.works.push(Work { at, ours, theirs, op, from });
+        op
+    }
+
     /// The bytes change; `fit` says what becomes of the value.
     fn changes(&mut self, fit: Fit) {
         self.fit = self.fit.max(fit);
     }
 
-    fn node(&mut self, at: &Place, ours: (&Node, bool), theirs: (&Node, bool)) -> Result<OpId, Mismatch> {
+    /// The operation that makes ours of theirs, which is worked out later.
+    fn node(&mut self, at: Place, ours: Side<'s>, theirs: Side<'s>) -> OpId {
         if let Node::Named(place) = ours.0
             && let Some(from) = &self.ours.named[*place].from
         {
-            return self.migrating(at, ours.0, from, theirs.0, Some(*place));
+            return self.later(at, ours, theirs, Some(from));
         }
         self.direct(at, ours, theirs)
     }
 
+    /// The same, where ours does not come from an older type.
+    fn direct(&mut self, at: Place, ours: Side<'s>, theirs: Side<'s>) -> OpId {
+        if let (Node::Named(our_place), Node::Named(their_place)) = (ours.0, theirs.0)
+            && newtype(self.ours, *our_place).is_some() == newtype(self.theirs, *their_place).is_some()
+        {
+            let pair = (*our_place, *their_place);
+            if let Some(&op) = self.known.get(&pair) {
+                return op;
+            }
+            let op = self.later(at, ours, theirs, None);
+            self.known.insert(pair, op);
+            return op;
+        }
+        self.later(at, ours, theirs, None)
+    }
+
+    fn compare(&mut self, work: usize) -> Result<Op, Mismatch> {
+        let Work { at, ours: (ours, to_item), theirs: (theirs, from_item), from, .. } = &self.works[work];
+        let (at, ours, to_item, theirs, from_item) = (at.clone(), *ours, *to_item, *theirs, *from_item);
+        if at.depth > DEPTH {
+            return Err(self.differ(&at, ours, theirs));
+        }
+        if let Some(from) = *from {
+            return self.migrating(work, from);
+        }
+        let inside = |segment: &str| Place { within: Some(work), segment: segment.to_owned(), depth: at.depth + 1 };
+        let named = |schema: &'s Schema, node: &Node| match node {
+            Node::Named(place) => (Some(*place), newtype(schema, *place)),
+            _ => (None, None),
+        };
+        match (named(self.ours, ours), named(self.theirs, theirs)) {
+            ((Some(ours), None), (Some(theirs), None)) | ((Some(ours), Some(_)), (Some(theirs), Some(_))) => {
+                return self.pair(work, ours, theirs);
+            }
+            // Not by what ours was before: that was looked at with the whole.
+            (_, (_, Some(inner))) => {
+                return Ok(Op::Same(self.direct(inside(""), (ours, to_item), (inner, false))));
+            }
+            ((_, Some(inner)), _) => return Ok(Op::Same(self.node(inside(".0"), (inner, false), (theirs, from_item)))),
+            _ => {}
+        }
+        Ok(match (ours, theirs) {
+            (Node::Leaf(to), Node::Leaf(from)) => self.leaf(&at, (*to, to_item), (*from, from_item))?,
+            (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
+                if let Err(ShapeMismatch { path, what }) = ours.check(theirs) {
+                    let remedy = format!("{what}; serde's own attributes say what may change (`default`, `alias`, …)");
+                    let (ours, theirs) = (format!("part of {ours}"), format!("not what that reads in {theirs}"));
+                    return Err(self.mismatch(&inside(&path), ours, theirs, remedy));
+                }
+                Op::Pieces
+            }
+            (Node::Option(ours), Node::Option(theirs)) => {
+                Op::Option(self.node(inside(""), (ours, false), (theirs, false)))
+            }
+            (Node::Option(ours), theirs) => {
+                self.changes(Fit::Whole);
+                Op::Some(self.node(inside(""), (ours, false), (theirs, from_item)))
+            }
+            (ours, Node::Option(theirs)) => {
+                self.changes(Fit::Whole);
+                Op::Unwrap(self.node(inside(""), (ours, to_item), (theirs, false)))
+            }
+            (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
+                Op::List(self.node(inside("[]"), (ours, true), (theirs, true)))
+            }
+            (Node::Array(ours, our_length), Node::Array(theirs, their_length)) if our_length == their_length => {
+                Op::Array(self.node(inside("[]"), (ours, true), (theirs, true)), *our_length)
+            }
+            (Node::Map(our_key, ours), Node::Map(their_key, theirs)) => Op::Map(
+                self.node(inside("[key]"), (our_key, false), (their_key, false)),
+                self.node(inside("[]"), (ours, false), (theirs, false)),
+            ),
+            (Node::Result(our_ok, ours), Node::Result(their_ok, theirs)) => Op::Result(
+                self.node(inside(".Ok"), (our_ok, false), (their_ok, false)),
+                self.node(inside(".Err"), (ours, false), (theirs, false)),
+            ),
+            (Node::Tuple(ours), Node::Tuple(theirs)) if ours.len() == theirs.len() => {
+                let pairs = ours.iter().zip(theirs).enumerate();
+                let item =
+                    |(index, (ours, theirs))| self.node(inside(&format!(".{index}")), (ours, false), (theirs, false));
+                Op::Tuple(pairs.map(item).collect())
+            }
+            _ => return Err(self.differ(&at, ours, theirs)),
+        })
+    }
+
+    fn pair(&mut self, work: usize, ours: usize, theirs: usize) -> Result<Op, Mismatch> {
+        let (our_schema, their_schema) = (self.ours, self.theirs);
+        Ok(match (&our_schema.named[ours].shape, &their_schema.named[theirs].shape) {
+            (Shape::Struct(ours), Shape::Struct(theirs)) => Op::Fields(self.fields(work, "", ours, theirs)?),
+            (Shape::Enum(ours), Shape::Enum(theirs)) => Op::Variants(self.variants(work, ours, theirs)?),
+            _ => return Err(self.differ(&self.works[work].at, &Node::Named(ours), &Node::Named(theirs))),
+        })
+    }
+
     /// What can be made of the type `from`, too: whichever of both fits better, and itself where they fit equally.
-    fn migrating(
-        &mut self,
-        at: &Place,
-        ours: &Node,
-        from: &Node,
-        theirs: &Node,
-        named: Option<usize>,
-    ) -> Result<OpId, Mismatch> {
-        let key = match (named, theirs) {
-            (Some(ours), Node::Named(theirs)) => Some((ours, *theirs)),
+    fn migrating(&mut self, work: usize, from: &'s Node) -> Result<Op, Mismatch> {
+        let Work { at, ours, theirs, .. } = &self.works[work];
+        let (at, ours, theirs) = (at.clone(), *ours, *theirs);
+        let key = match (ours.0, theirs.0) {
+            (Node::Named(ours), Node::Named(theirs)) => Some((*ours, *theirs, std::ptr::from_ref(from))),
             _ => None,
         };
         let known = key.and_then(|key| self.routes.borrow().get(&key).copied());
@@ -257,23 +351,12 @@ impl<'s> Matcher<'s> {
                     // A type inside of itself goes the way of the whole.
                     self.routes.borrow_mut().insert(key, false);
                 }
-                let (direct, migrated) = (self.attempt(ours, theirs, true), self.attempt(from, theirs, false));
+                let (direct, migrated) = (self.attempt(ours.0, theirs.0, true), self.attempt(from, theirs.0, false));
                 let migrate = match (&direct, &migrated) {
                     (Ok(direct), Ok(migrated)) => migrated < direct,
                     (Err(_), Ok(_)) => true,
                     (Ok(_), Err(_)) => false,
-                    (Err(direct), Err(migrated)) => {
-                        let within = |mismatch: &Mismatch| mismatch.path[self.ours.name().len()..].to_owned();
-                        let at = at.inside(format_args!("{}", within(direct)));
-                        let remedy = format!(
-                            "nor does it come from {}, where `{}` is {} here and {} there",
-                            self.ours.describe(from),
-                            shortened(&within(migrated)),
-                            migrated.ours,
-                            migrated.theirs
-                        );
-                        return Err(self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy));
-                    }
+                    (Err(direct), Err(migrated)) => return Err(self.neither(&at, from, direct, migrated)),
                 };
                 if let Some(key) = key {
                     self.routes.borrow_mut().insert(key, migrate);
@@ -281,107 +364,35 @@ impl<'s> Matcher<'s> {
                 migrate
             }
         };
+        let inside = Place { within: Some(work), segment: String::new(), depth: at.depth + 1 };
         if migrate {
             self.changes(Fit::Whole);
-            let op = self.node(at, (from, false), (theirs, false))?;
-            return Ok(self.put(Op::Tagged(MIGRATED, op)));
+            return Ok(Op::Tagged(MIGRATED, self.node(inside, (from, false), theirs)));
         }
-        let op = self.direct(at, (ours, false), (theirs, false))?;
-        Ok(self.put(Op::Tagged(DIRECT, op)))
+        Ok(Op::Tagged(DIRECT, self.direct(inside, ours, theirs)))
     }
 
     /// How well two types match as wholes.
-    fn attempt(&self, ours: &Node, theirs: &Node, direct: bool) -> Result<Fit, Mismatch> {
-        let at = Place { from: None, segment: String::new(), depth: 0 };
+    fn attempt(&self, ours: &'s Node, theirs: &'s Node, direct: bool) -> Result<Fit, Mismatch> {
         if self.tries >= TRIES {
-            return Err(self.differ(&at, ours, theirs));
+            return Err(self.differ(&Place::default(), ours, theirs));
         }
-        let mut matcher = Matcher::new(self.ours, self.theirs, self.routes, self.tries + 1);
-        let root = match direct {
-            true => matcher.direct(&at, (ours, false), (theirs, false)),
-            false => matcher.node(&at, (ours, false), (theirs, false)),
-        }?;
-        matcher.rest(root).map(|(_, fit)| fit)
+        let matcher = Matcher::new(self.ours, self.theirs, self.routes, self.tries + 1);
+        matcher.run(ours, theirs, direct).map(|(_, fit)| fit)
     }
 
-    fn direct(
-        &mut self,
-        at: &Place,
-        (ours, to_item): (&Node, bool),
-        (theirs, from_item): (&Node, bool),
-    ) -> Result<OpId, Mismatch> {
-        if at.depth > DEPTH {
-            return Err(self.differ(at, ours, theirs));
-        }
-        let name = |schema: &'s Schema, node: &Node| match node {
-            Node::Named(place) => (Some(*place), newtype(schema, *place)),
-            _ => (None, None),
-        };
-        match (name(self.ours, ours), name(self.theirs, theirs)) {
-            ((Some(ours), None), (Some(theirs), None)) | ((Some(ours), Some(_)), (Some(theirs), Some(_))) => {
-                return Ok(self.pair(at, ours, theirs));
-            }
-            // Not by what ours was before: that was looked at with the whole.
-            (_, (_, Some(inner))) => return self.direct(&at.inside(format_args!("")), (ours, to_item), (inner, false)),
-            ((_, Some(inner)), _) => {
-                return self.node(&at.inside(format_args!(".0")), (inner, false), (theirs, from_item));
-            }
-            _ => {}
-        }
-        let op = match (ours, theirs) {
-            (Node::Leaf(to), Node::Leaf(from)) => self.leaf(at, (*to, to_item), (*from, from_item))?,
-            (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
-                if let Err(ShapeMismatch { path, what }) = ours.check(theirs) {
-                    let at = at.inside(format_args!("{path}"));
-                    let remedy = format!("{what}; serde's own attributes say what may change (`default`, `alias`, …)");
-                    let (ours, theirs) = (format!("part of {ours}"), format!("not what that reads in {theirs}"));
-                    return Err(self.mismatch(&at, ours, theirs, remedy));
-                }
-                Op::Pieces
-            }
-            (Node::Option(ours), Node::Option(theirs)) => Op::Option(self.node(at, (ours, false), (theirs, false))?),
-            (Node::Option(ours), theirs) => {
-                self.changes(Fit::Whole);
-                Op::Some(self.node(&at.inside(format_args!("")), (ours, false), (theirs, from_item))?)
-            }
-            (ours, Node::Option(theirs)) => {
-                self.changes(Fit::Whole);
-                Op::Unwrap(self.node(&at.inside(format_args!("")), (ours, to_item), (theirs, false))?)
-            }
-            (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
-                Op::List(self.node(&at.inside(format_args!("[]")), (ours, true), (theirs, true))?)
-            }
-            (Node::Array(ours, our_length), Node::Array(theirs, their_length)) if our_length == their_length => {
-                Op::Array(self.node(&at.inside(format_args!("[]")), (ours, true), (theirs, true))?, *our_length)
-            }
-            (Node::Map(our_key, ours), Node::Map(their_key, theirs)) => Op::Map(
-                self.node(&at.inside(format_args!("[key]")), (our_key, false), (their_key, false))?,
-                self.node(&at.inside(format_args!("[]")), (ours, false), (theirs, false))?,
-            ),
-            (Node::Result(our_ok, ours), Node::Result(their_ok, theirs)) => Op::Result(
-                self.node(&at.inside(format_args!(".Ok")), (our_ok, false), (their_ok, false))?,
-                self.node(&at.inside(format_args!(".Err")), (ours, false), (theirs, false))?,
-            ),
-            (Node::Tuple(ours), Node::Tuple(theirs)) if ours.len() == theirs.len() => {
-                let pairs = ours.iter().zip(theirs).enumerate();
-                let items = pairs.map(|(index, (ours, theirs))| {
-                    self.node(&at.inside(format_args!(".{index}")), (ours, false), (theirs, false))
-                });
-                Op::Tuple(items.collect::<Result<_, _>>()?)
-            }
-            _ => return Err(self.differ(at, ours, theirs)),
-        };
-        Ok(self.put(op))
-    }
-
-    fn pair(&mut self, at: &Place, ours: usize, theirs: usize) -> OpId {
-        if let Some(&op) = self.known.get(&(ours, theirs)) {
-            return op;
-        }
-        let op = self.put(Op::Pending);
-        self.known.insert((ours, theirs), op);
-        self.pairs.push(Pair { ours, theirs, op, at: at.clone() });
-        op
+    fn neither(&self, at: &Place, from: &Node, direct: &Mismatch, migrated: &Mismatch) -> Mismatch {
+        let within = |mismatch: &Mismatch| mismatch.path[self.ours.name().len()..].to_owned();
+        let mut at = at.clone();
+        at.segment += &within(direct);
+        let remedy = format!(
+            "nor does it come from {}, where `{}` is {} here and {} there",
+            self.ours.describe(from),
+            shortened(&within(migrated)),
+            migrated.ours,
+            migrated.theirs
+        );
+        self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy)
     }
 
     fn leaf(&mut self, at: &Place, to: (Leaf, bool), from: (Leaf, bool)) -> Result<Op, Mismatch> {
@@ -396,7 +407,7 @@ impl<'s> Matcher<'s> {
         Ok(Op::Number { from, to })
     }
 
-    fn variants(&mut self, at: &Place, ours: &[Variant], theirs: &[Variant]) -> Result<Vec<Arm>, Mismatch> {
+    fn variants(&mut self, work: usize, ours: &'s [Variant], theirs: &'s [Variant]) -> Result<Vec<Arm>, Mismatch> {
         if ours.len() != theirs.len() {
             self.changes(Fit::Whole);
         }
@@ -411,18 +422,24 @@ impl<'s> Matcher<'s> {
             if to != number {
                 self.changes(Fit::Whole);
             }
-            let at = at.inside(format_args!(".{}", ours[to].name));
-            let steps = self.fields(&at, &ours[to].fields, &their.fields)?;
+            let inside = format!(".{}", ours[to].name);
+            let steps = self.fields(work, &inside, &ours[to].fields, &their.fields)?;
             arms.push(Arm { name: their.name.clone(), to: Some((to as u32, steps)) });
         }
         Ok(arms)
     }
 
-    fn fields(&mut self, at: &Place, ours: &[Field], theirs: &[Field]) -> Result<Vec<Step>, Mismatch> {
+    fn fields(
+        &mut self,
+        work: usize,
+        inside: &str,
+        ours: &'s [Field],
+        theirs: &'s [Field],
+    ) -> Result<Vec<Step>, Mismatch> {
         let matched = by_name(ours, theirs, |field| (&field.name, &field.aliases));
         let (mut taken, mut tags) = (vec![None; theirs.len()], Vec::new());
         for (ours, found) in ours.iter().zip(&matched) {
-            let at = at.inside(format_args!(".{}", ours.name));
+            let at = Place { within: Some(work), segment: format!("{inside}.{}", ours.name), depth: 0 };
             let mut tag = Vec::new();
             match found {
                 Some(number) => {
@@ -431,8 +448,8 @@ impl<'s> Matcher<'s> {
                     }
                     let their = (&theirs[*number].node, false);
                     let op = match &ours.from {
-                        Some(from) => self.migrating(&at, &ours.node, from, their.0, None)?,
-                        None => self.node(&at, (&ours.node, false), their)?,
+                        Some(from) => self.later(at, (&ours.node, false), their, Some(from)),
+                        None => self.node(at, (&ours.node, false), their),
                     };
                     taken[*number] = Some(op);
                 }
@@ -559,10 +576,10 @@ impl<'s> Matcher<'s> {
     fn mismatch(&self, at: &Place, ours: String, theirs: String, remedy: String) -> Mismatch {
         // The path is put together only here: along a made-up chain it may be long, but there is one of it.
         let mut segments = vec![&*at.segment];
-        let mut from = at.from;
-        while let Some(pair) = from {
-            segments.push(&self.pairs[pair].at.segment);
-            from = self.pairs[pair].at.from;
+        let mut within = at.within;
+        while let Some(work) = within {
+            segments.push(&self.works[work].at.segment);
+            within = self.works[work].at.within;
         }
         segments.reverse();
         Mismatch { path: format!("{}{}", self.ours.name(), segments.concat()), ours, theirs, remedy }

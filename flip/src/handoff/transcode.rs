@@ -254,6 +254,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 self.put(&[*tag]);
                 self.stack.push(Frame::Op(*inner));
             }
+            Op::Same(inner) => self.stack.push(Frame::Op(*inner)),
             Op::Pending => unreachable!("the matcher fills in every operation"),
         }
         Ok(())
