@@ -151,6 +151,7 @@ pub(crate) mod say {
     pub(crate) const ARGUMENT: &str = "an argument is written like `drain_timeout = 30s`";
     pub(crate) const SEPARATOR: &str = "arguments are separated by commas: write `,` here";
     pub(crate) const TIME: &str = "a time is a whole number with its unit: `200ms`, `60s`, `5m` or `1h`";
+    pub(crate) const SIZE: &str = "a size is a whole number with its unit: `512KiB`, `64MiB` or `4GiB`";
     pub(crate) const TIME_TOO_LONG: &str = "this time is longer than flip can count: take less than 500 years";
     pub(crate) fn no_unit(number: &str) -> String {
         format!("a time needs its unit: `{number}s` for seconds, `{number}ms` for milliseconds, or `m`, `h`")

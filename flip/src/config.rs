@@ -19,6 +19,7 @@ pub struct Config {
     pub quiesce_timeout: Duration,
     pub drain_timeout: Duration,
     pub generations: u8,
+    pub state_limit: u64,
     pub executable: Option<&'static str>,
     pub runtime: Runtime,
 }
@@ -34,6 +35,7 @@ impl Config {
         quiesce_timeout: Duration::from_millis(200),
         drain_timeout: Duration::from_secs(30),
         generations: 4,
+        state_limit: u64::MAX,
         executable: None,
         runtime: Runtime::NEW,
     };
@@ -100,6 +102,7 @@ pub(crate) struct Settings {
     pub(crate) quiesce_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) generations: u8,
+    pub(crate) state_limit: u64,
     pub(crate) executable: Option<PathBuf>,
     pub(crate) supervised: bool,
 }
@@ -143,6 +146,14 @@ impl Settings {
         if generations < 2 {
             return Err(Error::program("generations must be at least 2: the old one and the new one"));
         }
+        let state_limit = match variable("FLIP_STATE_LIMIT") {
+            None => config.state_limit,
+            Some(text) => size(&text).ok_or_else(|| {
+                Error::program(format!(
+                    "FLIP_STATE_LIMIT={text:?} is not a size: write 512MiB, 4GiB or a number of bytes"
+                ))
+            })?,
+        };
         let supervised = match variable("FLIP_SUPERVISED").as_deref() {
             Some("yes") => true,
             Some("no") => false,
@@ -160,6 +171,7 @@ impl Settings {
             quiesce_timeout: time("FLIP_QUIESCE_TIMEOUT", config.quiesce_timeout)?,
             drain_timeout: time("FLIP_DRAIN_TIMEOUT", config.drain_timeout)?,
             generations,
+            state_limit,
             executable: variable("FLIP_EXECUTABLE").or(config.executable.map(str::to_owned)).map(PathBuf::from),
             supervised,
         })
@@ -186,6 +198,21 @@ fn signal(argument: &str, name: &str) -> Result<Signal, Error> {
 }
 
 /// `500ms`, `30s`, `5m`, `1h`; a bare number would leave the unit to guessing.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -213,6 +240,9 @@ mod tests {
     #[test]
     fn a_variable_overrides_the_argument_of_its_name() {
         assert_eq!(settings(&[]).unwrap().drain_timeout, Duration::from_secs(30));
+        assert_eq!(settings(&[("FLIP_STATE_LIMIT", "3GiB")]).unwrap().state_limit, 3 << 30);
+        assert_eq!(settings(&[("FLIP_STATE_LIMIT", "17")]).unwrap().state_limit, 17);
+        assert!(settings(&[("FLIP_STATE_LIMIT", "3GB")]).is_err());
         assert_eq!(settings(&[("FLIP_DRAIN_TIMEOUT", "5m")]).unwrap().drain_timeout, Duration::from_secs(300));
         assert_eq!(settings(&[("FLIP_UPGRADE", "SIGUSR2")]).unwrap().upgrade, Some(Signal::SIGUSR2));
         assert_eq!(settings(&[("FLIP_UPGRADE", "off")]).unwrap().upgrade, None);

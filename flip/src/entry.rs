@@ -134,6 +134,13 @@ impl Builder {
         self
     }
 
+    /// How many bytes of each state a new process takes, as they are on the wire; more is refused, and the upgrade rolled
+    /// back. Without it, what memory there is.
+    pub fn state_limit(mut self, bytes: u64) -> Builder {
+        self.config.state_limit = bytes;
+        self
+    }
+
     /// How many generations may live at once, those that drain included; default 4, at least 2.
     pub fn generations(mut self, generations: u8) -> Builder {
         self.config.generations = generations;

@@ -183,6 +183,7 @@ pub use region::Region;
 /// | `quiesce_timeout = 200ms` | `200ms` | how long the freeze waits for handlers that run |
 /// | `drain_timeout = 30s` | `30s` | how long what is open may go on after the handoff or the stop |
 /// | `generations = 4` | `4` | how many processes may live after an upgrade, those that drain included; at least 2 |
+/// | `state_limit = 4GiB` | none | how many bytes of each state a new process takes, as they are on the wire; more rolls back |
 /// | `executable = "/usr/bin/app"` | what was started | what an upgrade starts |
 /// | `crate = path` | `::flip` | where flip is |
 /// | `flavor`, `worker_threads`, `start_paused`, `name`, `unhandled_panic` | tokio's | as in `#[tokio::main]` |
@@ -191,7 +192,7 @@ pub use region::Region;
 ///
 /// Variables of the environment override them: `FLIP_UPGRADE` (`off` makes the upgrade's signal a stop), `FLIP_STOP`
 /// (`SIGTERM,SIGINT`), `FLIP_READY`, `FLIP_READY_TIMEOUT`, `FLIP_FREEZE_TIMEOUT`, `FLIP_QUIESCE_TIMEOUT`, `FLIP_DRAIN_TIMEOUT`,
-/// `FLIP_GENERATIONS`, `FLIP_EXECUTABLE`. `FLIP_SUPERVISED` (`yes` or `no`) says whether somebody starts another process when this
+/// `FLIP_GENERATIONS`, `FLIP_STATE_LIMIT`, `FLIP_EXECUTABLE`. `FLIP_SUPERVISED` (`yes` or `no`) says whether somebody starts another process when this
 /// one dies; without it, `NOTIFY_SOCKET` and `INVOCATION_ID`, which systemd sets, do.
 ///
 /// # Errors

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) arrivals: Arrivals,
     pub(crate) generation: AtomicU64,
     pub(crate) progress: Progress,
+    /// How many bytes of each state are taken from the old process.
+    pub(crate) state_limit: AtomicU64,
     pub(crate) start: Started,
     /// What `main` returned is given back to whoever ran flip, and this process ends when they end it.
     pub(crate) returned: AtomicBool,
@@ -102,6 +104,7 @@ impl Shared {
             arrivals: Arrivals::default(),
             generation: AtomicU64::new(1),
             progress: Progress::new(),
+            state_limit: AtomicU64::new(u64::MAX),
             start: Started::default(),
             returned: AtomicBool::new(false),
             main_blocks: AtomicBool::new(false),
@@ -330,6 +333,8 @@ impl Started {
 
 /// What the library tells the control thread.
 pub(crate) enum Note {
+    /// There is memory for what is large in the content: the old process may freeze.
+    RoomMade,
     /// A state was touched before its content was here: its name and the line.
     Touched(String),
     /// `main` has all of its parameters.

@@ -67,6 +67,16 @@ impl Given {
     fn descriptors(&self) -> [&dyn AsFd; 5] {
         [&self.word, &self.pidfd, &self.content.1, &self.calls.1, &self.passes.1]
     }
+
+    /// A section of the content: a frame, and an empty frame behind it.
+    fn section(&mut self, bytes: &[u8]) {
+        let frames = [framed(bytes, bytes.len(), 0), framed(b"", 0, 0)].concat();
+        self.content.0.write_all(&frames).unwrap();
+    }
+
+    fn sizes(&mut self, sizes: &Value) {
+        self.section(&rmp_serde::to_vec_named(sizes).unwrap());
+    }
 }
 
 fn offer() -> Value {
@@ -222,9 +232,14 @@ fn offer_made_twice() {
 
 /// Makes a good offer of a state, and waits until the content is wanted.
 fn until_prepared() -> (Chain, Peer, Given) {
+    until_prepared_for(&json!({ "bulks": [] }))
+}
+
+fn until_prepared_for(sizes: &Value) -> (Chain, Peer, Given) {
     let (service, old) = start("25s");
-    let given = Given::new();
+    let mut given = Given::new();
     old.say(&offer(), &given.descriptors()).unwrap();
+    given.sizes(sizes);
     let prepared = old.hear(PATIENCE).unwrap().expect("it asks for the content");
     assert!(prepared.value.get("Prepared").is_some(), "{}", prepared.value);
     (service, old, given)
@@ -234,6 +249,25 @@ fn until_prepared() -> (Chain, Peer, Given) {
 fn content_that_never_comes() {
     let (service, _old, _given) = until_prepared();
     leaves(service, "the old process fell silent");
+}
+
+#[test]
+fn sizes_that_are_mad() {
+    let sizes = json!({ "bulks": [u64::MAX, 1_u64 << 60, 1_u64 << 62] });
+    let (service, _old, given) = until_prepared_for(&sizes);
+    drop(given);
+    leaves(service, "the old process fell silent");
+}
+
+#[test]
+fn sizes_that_are_nonsense() {
+    for nonsense in [&json!("nonsense"), &json!({ "bulks": [-1] })] {
+        let (service, old) = start("25s");
+        let mut given = Given::new();
+        old.say(&offer(), &given.descriptors()).unwrap();
+        given.sizes(nonsense);
+        leaves(service, "content");
+    }
 }
 
 #[test]
@@ -259,11 +293,8 @@ fn content_without_an_end() {
 fn commit_that_the_word_does_not_bear_out() {
     let (service, old, mut given) = until_prepared();
     let header = rmp_serde::to_vec_named(&json!({ "draining": [], "states": [] })).unwrap();
-    // Each section is a frame, and an empty frame behind it.
-    for section in [&header[..], b"flip: whole"] {
-        let frames = [framed(section, section.len(), 0), framed(b"", 0, 0)].concat();
-        given.content.0.write_all(&frames).unwrap();
-    }
+    given.section(&header);
+    given.section(b"flip: whole");
     assert_eq!(old.hear(PATIENCE).unwrap().expect("it has all that it needs").value, json!("Ready"));
     old.say(&json!("Commit"), &[]).unwrap();
     leaves(service, "the old process fell silent");

@@ -10,7 +10,7 @@ use syn::punctuated::Punctuated;
 use syn::{Expr, Lit, LitBool, LitInt, LitStr, Path, Token, bracketed};
 
 /// Each argument with a value to show.
-const KNOWN: [(&str, &str); 15] = [
+const KNOWN: [(&str, &str); 16] = [
     ("upgrade", "SIGHUP"),
     ("stop", "[SIGTERM, SIGINT]"),
     ("ready", "manual"),
@@ -19,6 +19,7 @@ const KNOWN: [(&str, &str); 15] = [
     ("quiesce_timeout", "200ms"),
     ("drain_timeout", "30s"),
     ("generations", "4"),
+    ("state_limit", "4GiB"),
     ("executable", "\"/usr/bin/app\""),
     ("crate", "::flip"),
     ("flavor", "\"current_thread\""),
@@ -79,6 +80,7 @@ pub(crate) struct Args {
     /// The fields of the configuration that are nanoseconds.
     timeouts: Vec<(Ident, u64)>,
     generations: Option<LitInt>,
+    state_limit: Option<u64>,
     /// The fields of the configuration that are paths.
     paths: Vec<(Ident, Expr)>,
     runtime: Runtime,
@@ -110,6 +112,7 @@ impl Args {
             stop: None,
             timeouts: Vec::new(),
             generations: None,
+            state_limit: None,
             paths: Vec::new(),
             runtime: Runtime::default(),
         };
@@ -195,6 +198,7 @@ impl Args {
                 }
                 self.generations = Some(number);
             }
+            "state_limit" => self.state_limit = Some(bytes(input)?),
             "executable" => self.paths.push((key.clone(), input.parse().map_err(unfit)?)),
             "crate" => self.krate = crate_path(input).map_err(unfit)?,
             _ => self.runtime.value(&text, unfit, input)?,
@@ -247,6 +251,9 @@ impl Args {
         }
         if let Some(generations) = &self.generations {
             fields.push(quote!(generations: #generations));
+        }
+        if let Some(bytes) = &self.state_limit {
+            fields.push(quote!(state_limit: #bytes));
         }
         for (key, path) in &self.paths {
             fields.push(quote!(#key: ::core::option::Option::Some(#path)));
@@ -388,9 +395,9 @@ fn word(input: ParseStream<'_>) -> syn::Result<(String, Span)> {
     Ok((word.to_string(), word.span()))
 }
 
-/// A time, with its unit as a literal's suffix, which Rust has room for: `60s`. Also quoted.
-fn nanoseconds(input: ParseStream<'_>) -> syn::Result<u64> {
-    let literal: Lit = input.parse().map_err(|error: syn::Error| syn::Error::new(error.span(), say::TIME))?;
+/// A number and its unit, which Rust has room for as a literal's suffix: `60s`. Also quoted.
+fn with_unit(input: ParseStream<'_>, message: &str) -> syn::Result<(String, String, Span)> {
+    let literal: Lit = input.parse().map_err(|error: syn::Error| syn::Error::new(error.span(), message))?;
     let (number, unit) = match &literal {
         Lit::Int(literal) => (literal.base10_digits().to_owned(), literal.suffix().to_owned()),
         Lit::Str(literal) => {
@@ -400,10 +407,12 @@ fn nanoseconds(input: ParseStream<'_>) -> syn::Result<u64> {
         }
         _ => (String::new(), String::new()),
     };
-    let refuse = |message: &str| Err(syn::Error::new(literal.span(), message));
-    if number.is_empty() {
-        return refuse(say::TIME);
-    }
+    if number.is_empty() { Err(syn::Error::new(literal.span(), message)) } else { Ok((number, unit, literal.span())) }
+}
+
+fn nanoseconds(input: ParseStream<'_>) -> syn::Result<u64> {
+    let (number, unit, span) = with_unit(input, say::TIME)?;
+    let refuse = |message: &str| Err(syn::Error::new(span, message));
     let unit: u64 = match unit.as_str() {
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
@@ -416,4 +425,17 @@ fn nanoseconds(input: ParseStream<'_>) -> syn::Result<u64> {
         Some(nanoseconds) => Ok(nanoseconds),
         None => refuse(say::TIME_TOO_LONG),
     }
+}
+
+fn bytes(input: ParseStream<'_>) -> syn::Result<u64> {
+    let (number, unit, span) = with_unit(input, say::SIZE)?;
+    let unit = match unit.as_str() {
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1_u64 << 40),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| syn::Error::new(span, say::SIZE))
 }

@@ -1,16 +1,17 @@
 //! The content on its way: sections of frames on a stream socket, written and read by threads of their own.
 //!
 //! ```text
+//! sizes: what is large in the states, long before the freeze, so that memory for it is ready then
 //! header section: who drains, with their descriptors; the names of the states, in order
 //! one section a state
 //! the trailer: without it the content is not whole; with it, old holds none of its exclusives any more
 //! ```
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -42,27 +43,74 @@ pub(crate) struct Earlier {
     pub(crate) generation: u64,
 }
 
+/// How much of the states is gone through in search of what is large.
+const SEARCHED: usize = 4 * 1024 * 1024;
+/// How many sizes are sent.
+const SIZES: usize = 64 * 1024;
+
+/// What is large, before anything freezes. It may change until then: then the memory for it is not there, and no more.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Sizes {
+    bulks: Vec<u64>,
+}
+
+/// Only looks for what is large, and not for long.
+struct Search {
+    bulks: Vec<u64>,
+    left: usize,
+}
+
+impl Sink for Search {
+    fn send(&mut self, bytes: &[u8], _: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::QuotaExceeded)?;
+        Ok(())
+    }
+
+    fn is_search(&self) -> bool {
+        true
+    }
+
+    fn found(&mut self, size: usize) {
+        self.bulks.push(size as u64);
+        if self.bulks.len() == SIZES {
+            self.left = 0;
+        }
+    }
+}
+
+/// Old's side, while new starts: says what is large in the states.
+pub(super) fn send_sizes(shared: &Shared, socket: BorrowedFd<'_>) {
+    let mut search = Search { bulks: Vec::new(), left: SEARCHED };
+    // A panic comes again, and is reported, when the content itself is sent.
+    let _ = crate::entry::shielded(|| {
+        shared.states.all().iter().for_each(|state| state.search(&mut search));
+        Ok(())
+    });
+    let writer = Writer { socket, shared };
+    let sizes = codec::to_named(&Sizes { bulks: search.bulks }).map_err(io::Error::other);
+    // Where it does not arrive the new process is gone, which is seen otherwise.
+    let _ = sizes.and_then(|sizes| writer.frame(&sizes, &[])).and_then(|()| writer.end_section());
+}
+
 struct Writer<'a> {
-    socket: OwnedFd,
+    socket: BorrowedFd<'a>,
     shared: &'a Shared,
 }
 
 impl Writer<'_> {
-    fn end_section(&mut self) -> io::Result<()> {
+    fn end_section(&self) -> io::Result<()> {
         self.put(&[0; 8])
     }
 
     /// All of it, and never with a signal: the program may have left SIGPIPE at its default.
     fn put(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            bytes = &bytes[fd::send(self.socket.as_fd(), bytes, &[])?..];
+            bytes = &bytes[fd::send(self.socket, bytes, &[])?..];
         }
         Ok(())
     }
-}
 
-impl Sink for Writer<'_> {
-    fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn frame(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if bytes.is_empty() && fds.is_empty() {
             return Ok(());
         }
@@ -70,9 +118,15 @@ impl Sink for Writer<'_> {
         frame[..4].copy_from_slice(&u32::try_from(bytes.len()).map_err(io::Error::other)?.to_le_bytes());
         frame[4..].copy_from_slice(&u32::try_from(fds.len()).map_err(io::Error::other)?.to_le_bytes());
         // The descriptors go with the first byte of the frame.
-        let sent = fd::send(self.socket.as_fd(), &frame, fds)?;
+        let sent = fd::send(self.socket, &frame, fds)?;
         self.put(&frame[sent..])?;
-        self.put(bytes)?;
+        self.put(bytes)
+    }
+}
+
+impl Sink for Writer<'_> {
+    fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.frame(bytes, fds)?;
         self.shared.progress.mark();
         Ok(())
     }
@@ -91,7 +145,7 @@ fn far_away() -> Instant {
 pub(super) fn freeze_and_send(
     shared: &Shared,
     attempt: u64,
-    socket: OwnedFd,
+    socket: BorrowedFd<'_>,
     draining: Vec<(Earlier, [OwnedFd; EARLIER])>,
     quiesce: Duration,
 ) -> Result<(), String> {
@@ -130,11 +184,26 @@ pub(super) fn freeze_and_send(
 }
 
 struct Reader<'a> {
-    socket: File,
+    socket: OwnedFd,
     shared: &'a Shared,
+    /// The frame that is next, as far as its head.
+    head: Option<Head>,
     section_ended: bool,
     /// The old process closed its end.
     ended: bool,
+    /// Memory for what is large, the smallest first.
+    room: Vec<Vec<u8>>,
+}
+
+struct Head {
+    length: usize,
+    fds: Vec<OwnedFd>,
+}
+
+impl Head {
+    fn is_end(&self) -> bool {
+        self.length == 0 && self.fds.is_empty()
+    }
 }
 
 impl Reader<'_> {
@@ -150,10 +219,66 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn read_exactly(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        let result = self.socket.read_exact(bytes);
-        self.ended |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
-        result
+    fn read_exactly(&mut self, bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
+        if fd::recv_all(self.socket.as_fd(), bytes, length)? < length {
+            self.ended = true;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    fn head(&mut self) -> io::Result<Head> {
+        if let Some(head) = self.head.take() {
+            return Ok(head);
+        }
+        let mut start = [0; 8];
+        let first = match fd::recv(self.socket.as_fd(), &mut start) {
+            // What its end says when the old process died with something unread there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.ended = true;
+                return Err(error);
+            }
+            first => first?,
+        };
+        if first.is_eof() {
+            self.ended = true;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if first.truncated {
+            return invalid("descriptors were lost on the way: is the limit reached?");
+        }
+        let mut frame = start[..first.len].to_vec();
+        self.read_exactly(&mut frame, 8 - first.len)?;
+        let [a, b, c, d, e, f, g, h] = *frame.first_chunk().expect("so many were read");
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if first.fds.len() != u32::from_le_bytes([e, f, g, h]) as usize || length > FRAME {
+            return invalid("a frame of the content makes no sense");
+        }
+        Ok(Head { length, fds: first.fds })
+    }
+
+    /// Makes memory ready, as far as there is any.
+    fn make_room(&mut self) -> io::Result<()> {
+        let (sizes, _) = self.section(HEADER)?;
+        let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
+        let (mut left, limit) = (memory_to_spare(), self.shared.state_limit.load(Ordering::Relaxed));
+        for size in sizes.bulks.into_iter().take(SIZES).filter(|size| *size <= limit) {
+            // Beyond that, what comes brings its memory with it.
+            let Some(rest) = left.checked_sub(size) else { break };
+            left = rest;
+            let Ok(size) = usize::try_from(size) else { break };
+            let mut bytes = Vec::new();
+            if bytes.try_reserve_exact(size).is_err() {
+                break;
+            }
+            // The kernel gives memory when it is written to, which takes longer than the content does on its way.
+            bytes.resize(size, 0);
+            bytes.clear();
+            self.room.push(bytes);
+        }
+        self.room.sort_by_key(Vec::capacity);
+        Ok(())
     }
 
     fn section(&mut self, limit: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -168,57 +293,68 @@ impl Reader<'_> {
     }
 }
 
+/// How many bytes may be taken in advance: a good part of what the kernel says that it has, proc(5).
+fn memory_to_spare() -> u64 {
+    let available = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    available().unwrap_or(0).saturating_mul(1024) / 4 * 3
+}
+
 impl Source for Reader<'_> {
     fn receive(&mut self, buffer: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
-        if self.section_ended {
-            return Ok(0);
-        }
-        let mut frame = [0; 8];
-        let first = match fd::recv(self.socket.as_fd(), &mut frame) {
-            // What its end says when the old process died with something unread there.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                self.ended = true;
-                return Err(error);
+        loop {
+            if self.section_ended {
+                return Ok(0);
             }
-            first => first?,
-        };
-        if first.is_eof() {
-            self.ended = true;
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let head = self.head()?;
+            if head.is_end() {
+                self.section_ended = true;
+                return Ok(0);
+            }
+            fds.extend(head.fds);
+            self.read_exactly(buffer, head.length)?;
+            self.shared.progress.mark();
+            // A frame of descriptors alone is not the end.
+            if head.length > 0 {
+                return Ok(head.length);
+            }
         }
-        if first.truncated {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "descriptors were lost on the way: is the limit reached?",
-            ));
+    }
+
+    fn receive_bulk(&mut self, bytes: &mut Vec<u8>, most: usize) -> io::Result<Option<usize>> {
+        if self.section_ended {
+            return Ok(None);
         }
-        let have = first.len;
-        self.read_exactly(&mut frame[have..])?;
-        let [a, b, c, d, e, f, g, h] = frame;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        if first.fds.len() != u32::from_le_bytes([e, f, g, h]) as usize || length > FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of the content makes no sense"));
+        let head = self.head()?;
+        if head.length == 0 || head.length > most || !head.fds.is_empty() {
+            self.head = Some(head);
+            return Ok(None);
         }
-        let none = first.fds.is_empty();
-        fds.extend(first.fds);
-        if length == 0 && none {
-            self.section_ended = true;
-            return Ok(0);
-        }
-        let start = buffer.len();
-        buffer.resize(start + length, 0);
-        self.read_exactly(&mut buffer[start..])?;
+        self.read_exactly(bytes, head.length)?;
         self.shared.progress.mark();
-        // A frame of descriptors alone is not the end.
-        if length == 0 { self.receive(buffer, fds) } else { Ok(length) }
+        Ok(Some(head.length))
+    }
+
+    fn room(&mut self, size: usize) -> Option<Vec<u8>> {
+        let at = self.room.partition_point(|bytes| bytes.capacity() < size);
+        // Not much more than is needed: it is kept as long as the value.
+        let fits = self.room.get(at).is_some_and(|bytes| bytes.capacity() - size <= size / 8);
+        fits.then(|| self.room.remove(at))
     }
 }
 
 /// New's side, on a thread of its own: restores each state as it arrives, opens what old has closed, and tells the control
 /// thread.
 pub(super) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
-    let mut reader = Reader { socket: File::from(socket), shared, section_ended: false, ended: false };
-    let note = match crate::entry::shielded(|| receive(shared, &mut reader)) {
+    let (head, room) = (None, Vec::new());
+    let mut reader = Reader { socket, shared, head, section_ended: false, ended: false, room };
+    let made = reader.make_room();
+    // Until then nothing is to freeze, and where it failed there is nothing to wait for.
+    shared.notes.send(Note::RoomMade);
+    let note = match made.map_err(cut).and_then(|()| crate::entry::shielded(|| receive(shared, &mut reader))) {
         Ok((header, fds)) => Note::Restored(header, fds),
         Err(text) if reader.ended => Note::ContentEnded(text),
         Err(text) => Note::RestoreFailed(text),
@@ -226,8 +362,11 @@ pub(super) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
     shared.notes.send(note);
 }
 
+fn cut(error: io::Error) -> String {
+    format!("the content of the old process is not whole: {error}")
+}
+
 fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Vec<OwnedFd>), String> {
-    let cut = |error: io::Error| format!("the content of the old process is not whole: {error}");
     let (header, fds) = reader.section(HEADER).map_err(cut)?;
     let header: Header =
         codec::from_named(&header).map_err(|error| format!("the content's header does not decode: {error}"))?;
@@ -253,6 +392,8 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
         }
         reader.skip_section().map_err(cut)?;
     }
+    // What nobody needed.
+    reader.room = Vec::new();
     let (trailer, _) = reader.section(TRAILER.len()).map_err(cut)?;
     if trailer != TRAILER {
         return Err("the content of the old process ends in an unknown way".to_owned());

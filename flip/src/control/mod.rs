@@ -149,6 +149,8 @@ struct Thread {
     starts_late: bool,
     ready_called: bool,
     said_polled: bool,
+    /// There is memory for what is large in the content, or there is no content to come.
+    room_made: bool,
     main_ended: bool,
     /// Where the content was touched first, before everything was ready.
     touched: Option<String>,
@@ -181,6 +183,8 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
     } else {
         Process::cold(settings.supervised, settings.generations)
     };
+    shared.state_limit.store(settings.state_limit, Ordering::Relaxed);
+    let room_made = before.is_none();
     let thread = Thread {
         shared,
         settings,
@@ -204,6 +208,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         starts_late: false,
         ready_called: false,
         said_polled: false,
+        room_made,
         main_ended: false,
         touched: None,
         draining_stop: None,
@@ -391,9 +396,12 @@ impl Thread {
             Note::Touched(place) => {
                 if self.touched.is_none() {
                     self.touched = Some(place);
-                    self.step(Event::Touched);
+                    if self.room_made {
+                        self.step(Event::Touched);
+                    }
                 }
             }
+            Note::RoomMade => self.room_is_made(),
             Note::SetupDone => {
                 self.setup_done = true;
                 if std::mem::take(&mut self.starts_late) && self.shared.phase.get() == Phase::Serving {
@@ -448,8 +456,17 @@ impl Thread {
         }
     }
 
+    /// Old may freeze from here on: what was held back until then is said.
+    fn room_is_made(&mut self) {
+        self.room_made = true;
+        if self.touched.is_some() {
+            self.step(Event::Touched);
+        }
+        self.look_whether_polled();
+    }
+
     fn look_whether_polled(&mut self) {
-        if !self.setup_done || self.said_polled {
+        if !self.setup_done || self.said_polled || !self.room_made {
             return;
         }
         let listeners = self.listeners();
@@ -901,9 +918,11 @@ impl Thread {
         let (order, orders) = channel();
         let (shared, attempt, quiesce) = (Arc::clone(&self.shared), self.attempt, self.settings.quiesce_timeout);
         std::thread::Builder::new().name("flip-freeze".into()).stack_size(STACK).spawn(move || {
+            content::send_sizes(&shared, content.as_fd());
             // Rolled back before the freeze: there is nothing to do.
             let Ok(earlier) = orders.recv() else { return };
             let _entered = shared.enter();
+            let content = content.as_fd();
             let result = entry::shielded(|| content::freeze_and_send(&shared, attempt, content, earlier, quiesce));
             if let Err(text) = result {
                 shared.notes.send(Note::FreezeFailed(attempt, text));
@@ -1165,6 +1184,7 @@ impl Thread {
         if content == Content::Fresh {
             self.before = None;
             shared.start.announce(Start::Cold);
+            self.room_made = true;
         }
         say!(info, "generation {} (pid {}) serves", self.generation(), std::process::id());
     }

@@ -31,7 +31,7 @@ pub(crate) use matching::{Mismatch, Plan};
 #[allow(unused_imports)]
 pub(crate) use schema::{Schema, SchemaError};
 #[allow(unused_imports)]
-pub(crate) use stream::{CHUNK, DESCRIPTORS, Limits, Sink, Source};
+pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
 

@@ -28,6 +28,9 @@ pub(crate) const DEPTH: usize = 128;
 /// Elements that take no bytes and so could be claimed without end.
 const EMPTY_ELEMENTS: u64 = 64 * 1024;
 
+/// From how many bytes on something is worth memory of its own, and a way past the buffers.
+pub(crate) const BULK: usize = 1024 * 1024;
+
 /// What a leaf of serde's gathers before it goes on as one piece.
 const PIECE: usize = 64 * 1024;
 
@@ -35,12 +38,31 @@ const PIECE: usize = 64 * 1024;
 pub(crate) trait Sink {
     /// Sends all of `bytes` (at least one, at most [`CHUNK`]) together with `fds` (at most [`DESCRIPTORS`]).
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()>;
+
+    /// Whether only the sizes of what is large are wanted.
+    fn is_search(&self) -> bool {
+        false
+    }
+
+    /// Takes note of something from [`BULK`] bytes on.
+    fn found(&mut self, _size: usize) {}
 }
 
 /// Where a [`Restorer`] receives from.
 pub(crate) trait Source {
     /// Appends what has arrived and says how many bytes; 0 is the end. Waits only while there is nothing at all.
     fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize>;
+
+    /// Appends at most `most` bytes if they can go there without a detour; nothing where [`receive`](Self::receive) has to
+    /// be asked.
+    fn receive_bulk(&mut self, _bytes: &mut Vec<u8>, _most: usize) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
+
+    /// Memory for so many bytes that was made ready before the freeze.
+    fn room(&mut self, _size: usize) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// What a [`Restorer`] takes before it gives up.
@@ -140,6 +162,9 @@ impl<'a> Saver<'a> {
     /// Whole chunks go from where they lie, without a copy.
     #[cold]
     fn long(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        if self.found(bytes.len()) {
+            return Ok(());
+        }
         let (first, rest) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
         self.buffer.extend_from_slice(first);
         if rest.is_empty() {
@@ -156,6 +181,19 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
+    fn is_search(&self) -> bool {
+        self.sink.as_ref().is_some_and(|sink| sink.is_search())
+    }
+
+    /// Whether something of this size was only looked for.
+    fn found(&mut self, size: usize) -> bool {
+        let found = size >= BULK && self.is_search();
+        if let (true, Some(sink)) = (found, &mut self.sink) {
+            sink.found(size);
+        }
+        found
+    }
+
     /// Fixed-width numbers, as they lie in memory on the machines that flip runs on.
     #[inline]
     pub(super) fn packed<const SIZE: usize, T: Copy>(
@@ -163,6 +201,9 @@ impl<'a> Saver<'a> {
         items: &[T],
         bytes_of: fn(T) -> [u8; SIZE],
     ) -> Result<(), SaveError> {
+        if self.found(size_of_val(items)) {
+            return Ok(());
+        }
         for items in items.chunks(CHUNK / SIZE) {
             self.room(items.len() * SIZE)?;
             let start = self.buffer.len();
@@ -196,6 +237,9 @@ impl<'a> Saver<'a> {
 
     /// A value that only serde can write: pieces, each behind its length and whether another follows.
     pub(super) fn leaf<T: Serialize>(&mut self, value: &T) -> Result<(), SaveError> {
+        if self.is_search() {
+            return Ok(());
+        }
         let depth = DEPTH - self.depth;
         let mut pieces = Pieces { out: self, held: Vec::new(), failed: None };
         let written = codec::put_named(value, &mut pieces, depth);
@@ -335,17 +379,19 @@ impl<'a> Restorer<'a> {
         self.passed += self.position as u64;
         self.position = 0;
         let before = self.buffer.len();
-        source.receive(&mut self.buffer, &mut self.descriptors).map_err(|error| {
-            match error.downcast::<RestoreError>() {
-                Ok(error) => error,
-                Err(error) => RestoreError::io("receiving from the old process failed", error),
-            }
-        })?;
+        source.receive(&mut self.buffer, &mut self.descriptors).map_err(not_received)?;
         if self.buffer.len() == before {
             return Err(ended());
         }
+        self.within_limit()
+    }
+
+    fn within_limit(&self) -> Result<(), RestoreError> {
         if self.passed + self.buffer.len() as u64 > self.limits.bytes {
-            return Err(RestoreError::new(format!("there are more than {} bytes", self.limits.bytes)));
+            let limit = self.limits.bytes;
+            return Err(RestoreError::new(format!(
+                "there are more than {limit} bytes, which is the `state_limit` here"
+            )));
         }
         Ok(())
     }
@@ -419,8 +465,30 @@ impl<'a> Restorer<'a> {
     }
 
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
+        if length >= BULK {
+            return self.bulk(length);
+        }
         let mut bytes = Vec::with_capacity(self.capacity::<u8>(length));
         self.parts(length, |part| bytes.extend_from_slice(part))?;
+        Ok(bytes)
+    }
+
+    #[cold]
+    fn bulk(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
+        let room = self.source.as_mut().and_then(|source| source.room(length));
+        let mut bytes = room.unwrap_or_else(|| Vec::with_capacity(self.capacity::<u8>(length)));
+        while bytes.len() < length {
+            let left = length - bytes.len();
+            if self.rest().is_empty()
+                && let Some(source) = &mut self.source
+                && let Some(some) = source.receive_bulk(&mut bytes, left).map_err(not_received)?
+            {
+                self.passed += some as u64;
+                self.within_limit()?;
+                continue;
+            }
+            self.part(left, |part| bytes.extend_from_slice(part))?;
+        }
         Ok(bytes)
     }
 
@@ -538,6 +606,14 @@ impl<'a> Restorer<'a> {
     #[inline]
     pub fn leave(&mut self) {
         self.depth -= 1;
+    }
+}
+
+#[cold]
+fn not_received(error: io::Error) -> RestoreError {
+    match error.downcast::<RestoreError>() {
+        Ok(error) => error,
+        Err(error) => RestoreError::io("receiving from the old process failed", error),
     }
 }
 

@@ -8,6 +8,7 @@ mod web;
 
 use std::fmt;
 use std::panic::Location;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
@@ -352,6 +353,8 @@ pub(crate) trait State: Send + Sync {
     /// Returns when no writer that came before the hold is inside, nor a reader of memory that is not copied.
     fn settle(&self);
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String>;
+    /// Lets `sink` see what is large, as far as it wants to and nobody is writing.
+    fn search(&self, sink: &mut dyn crate::handoff::Sink);
     fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String>;
     /// Drops the content; called when the hold says `Given`.
     fn give_up(&self);
@@ -388,8 +391,19 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         crate::handoff::save(value, sink).map_err(|error| format!("{}: {error}", self.name))
     }
 
+    fn search(&self, sink: &mut dyn crate::handoff::Sink) {
+        if let Ok(content) = self.content.try_read()
+            && let Some(value) = &*content
+        {
+            // It ends early, or with an error that comes again when the value is sent.
+            let _ = crate::handoff::save(value, sink);
+        }
+    }
+
     fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String> {
-        let mut restorer = Restorer::new(source, Limits::default());
+        let bytes = self.shared.as_ref().map_or(u64::MAX, |shared| shared.state_limit.load(Ordering::Relaxed));
+        let limits = Limits { bytes, ..Limits::default() };
+        let mut restorer = Restorer::new(source, limits);
         let value = match &self.plan {
             Some(plan) => crate::handoff::restore_matched(restorer, plan, Limits::default()),
             None => crate::handoff::restore(&mut restorer).and_then(|value| restorer.finish().map(|()| value)),

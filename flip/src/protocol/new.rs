@@ -74,6 +74,8 @@ impl Process {
 
             (New::Initialising, E::Touched) => prepared(false),
             (New::Initialising, E::Polled) => prepared(true),
+            // Where old lives it is nonsense that it sent; where old is dead its death decides.
+            (New::Initialising, E::RestoreFailed) => leave(Reason::Failed),
             (New::Initialising, E::OldDied) => match self.take_over(word) {
                 Ok(()) => self.own(Content::Fresh, false),
                 Err(reason) => leave(reason),

@@ -237,7 +237,7 @@ fn more_bytes_than_the_limit_are_refused() {
     let mut kept = sent(&vec![1u8; 1000]);
     let mut input = Restorer::new(&mut kept, Limits { bytes: 100, ..Limits::default() });
     let error = restore::<Vec<u8>>(&mut input).unwrap_err();
-    assert!(error.to_string().ends_with("there are more than 100 bytes"), "{error}");
+    assert!(error.to_string().ends_with("there are more than 100 bytes, which is the `state_limit` here"), "{error}");
 }
 
 #[test]
