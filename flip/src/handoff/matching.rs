@@ -149,7 +149,21 @@ enum Fit {
 }
 
 /// For a type of ours that knows an older one, and a type of theirs: whether the older one is what they have.
-type Routes = RefCell<HashMap<(usize, usize, *const Node), bool>>;
+type Routes = RefCell<HashMap<(Identity, Identity, Identity), bool>>;
+
+/// A named type by its place, another node by where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Identity {
+    Named(usize),
+    At(*const Node),
+}
+
+fn identity(node: &Node) -> Identity {
+    match node {
+        Node::Named(place) => Identity::Named(*place),
+        node => Identity::At(node),
+    }
+}
 
 /// What is to be compared waits in a list instead of on the stack, because the other schema, which may be made up, decides
 /// how deep it goes.
@@ -339,18 +353,14 @@ impl<'s> Matcher<'s> {
     fn migrating(&mut self, work: usize, from: &'s Node) -> Result<Op, Mismatch> {
         let Work { at, ours, theirs, .. } = &self.works[work];
         let (at, ours, theirs) = (at.clone(), *ours, *theirs);
-        let key = match (ours.0, theirs.0) {
-            (Node::Named(ours), Node::Named(theirs)) => Some((*ours, *theirs, std::ptr::from_ref(from))),
-            _ => None,
-        };
-        let known = key.and_then(|key| self.routes.borrow().get(&key).copied());
+        // Each pair is tried once, whatever lies in whatever.
+        let key = (identity(ours.0), identity(theirs.0), identity(from));
+        let known = self.routes.borrow().get(&key).copied();
         let migrate = match known {
             Some(migrate) => migrate,
             None => {
-                if let Some(key) = key {
-                    // A type inside of itself goes the way of the whole.
-                    self.routes.borrow_mut().insert(key, false);
-                }
+                // A type inside of itself goes the way of the whole.
+                self.routes.borrow_mut().insert(key, false);
                 let (direct, migrated) = (self.attempt(ours.0, theirs.0, true), self.attempt(from, theirs.0, false));
                 let migrate = match (&direct, &migrated) {
                     (Ok(direct), Ok(migrated)) => migrated < direct,
@@ -358,9 +368,7 @@ impl<'s> Matcher<'s> {
                     (Ok(_), Err(_)) => false,
                     (Err(direct), Err(migrated)) => return Err(self.neither(&at, from, direct, migrated)),
                 };
-                if let Some(key) = key {
-                    self.routes.borrow_mut().insert(key, migrate);
-                }
+                self.routes.borrow_mut().insert(key, migrate);
                 migrate
             }
         };

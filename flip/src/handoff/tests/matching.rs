@@ -396,3 +396,12 @@ fn what_serde_cannot_read_is_found_before_the_freeze() {
          say what may change (`default`, `alias`, …)"
     );
 }
+
+#[test]
+fn older_types_within_each_other_are_tried_once_each() {
+    // Tried again in every combination, these would take longer than anybody waits.
+    #[derive(Handoff)]
+    #[handoff(from = "Option<Box<Deep>>", migrate = Deep)]
+    struct Deep(Option<Box<Deep>>);
+    assert!(Schema::of::<Deep>().plan(&Schema::of::<u8>()).is_err());
+}
