@@ -563,7 +563,7 @@ async fn until<F: Future>(shared: &Shared, future: F, end: impl Fn(Phase) -> boo
 }
 
 /// Runs a future on this thread, without a runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Thread(std::thread::Thread);
     impl Wake for Thread {
         fn wake(self: Arc<Self>) {

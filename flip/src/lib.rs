@@ -108,6 +108,7 @@ mod protocol;
 mod region;
 mod shared;
 mod sys;
+pub mod testing;
 
 pub use config::Ready;
 pub use drain::{Draining, Guard};

@@ -186,7 +186,7 @@ impl Setup {
         Box::pin(async move { self.live(name, init).await.map(L::from_live) })
     }
 
-    async fn live<T: Handoff + Send + Sync + 'static>(
+    pub(crate) async fn live<T: Handoff + Send + Sync + 'static>(
         &self,
         name: &str,
         init: impl Future<Output = Result<T, BoxError>>,
@@ -250,11 +250,16 @@ impl Setup {
                  or take a listener of flip's",
             ));
         }
+        self.complete();
+        Ok(())
+    }
+
+    /// Nothing more is asked for.
+    pub(crate) fn complete(&self) {
         for name in self.shared.states.complete() {
             crate::log::say!(warn, "the state `{name}` of the old process has no successor here and is dropped");
         }
         self.shared.notes.send(Note::SetupDone);
-        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Header {
 }
 
 /// How many descriptors an [`Earlier`] has.
-pub(super) const EARLIER: usize = 4;
+pub(crate) const EARLIER: usize = 4;
 
 /// An earlier generation that drains: its channel, its pidfd, and its sockets for calls and connections travel beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl Sink for Search {
 }
 
 /// Old's side, while new starts: says what is large in the states.
-pub(super) fn send_sizes(shared: &Shared, socket: BorrowedFd<'_>) {
+pub(crate) fn send_sizes(shared: &Shared, socket: BorrowedFd<'_>) {
     let mut search = Search { bulks: Vec::new(), left: SEARCHED };
     // A panic comes again, and is reported, when the content itself is sent.
     let _ = crate::entry::shielded(|| {
@@ -142,7 +142,7 @@ fn far_away() -> Instant {
 ///
 /// # Errors
 /// What failed, and in which state.
-pub(super) fn freeze_and_send(
+pub(crate) fn freeze_and_send(
     shared: &Shared,
     attempt: u64,
     socket: BorrowedFd<'_>,
@@ -348,7 +348,7 @@ impl Source for Reader<'_> {
 
 /// New's side, on a thread of its own: restores each state as it arrives, opens what old has closed, and tells the control
 /// thread.
-pub(super) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
+pub(crate) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
     let (head, room) = (None, Vec::new());
     let mut reader = Reader { socket, shared, head, section_ended: false, ended: false, room };
     let made = reader.make_room();

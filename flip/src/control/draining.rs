@@ -20,20 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// The two sockets of a generation that drains, until they are at their end.
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     calls: Option<OwnedFd>,
     passes: Option<Link>,
 }
 
 impl Sockets {
-    pub(super) fn new(calls: OwnedFd, passes: OwnedFd) -> std::io::Result<Sockets> {
+    pub(crate) fn new(calls: OwnedFd, passes: OwnedFd) -> std::io::Result<Sockets> {
         fd::set_nonblocking(calls.as_fd(), true)?;
         Ok(Sockets { calls: Some(calls), passes: Some(Link::new(passes)?) })
     }
 }
 
 /// Serves them until `stop` rings or the content is given away.
-pub(super) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &EventFd) {
+pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &EventFd) {
     let mut buffer = vec![0; BUFFER];
     loop {
         sockets.retain(|sockets| sockets.calls.is_some() || sockets.passes.is_some());

@@ -17,9 +17,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use self::content::EARLIER;
-pub(crate) use self::content::Earlier;
-use self::draining::{Sockets, serve_draining};
+pub(crate) use self::content::{EARLIER, Earlier, freeze_and_send, receive_and_restore, send_sizes};
+pub(crate) use self::draining::{Sockets, serve_draining};
 use self::link::Link;
 use crate::config::{Ready, Settings};
 use crate::entry;
@@ -654,7 +653,7 @@ impl Thread {
         std::thread::Builder::new()
             .name("flip-content".into())
             .stack_size(STACK)
-            .spawn(move || content::receive_and_restore(&shared, content))
+            .spawn(move || receive_and_restore(&shared, content))
             .map_err(|error| format!("the content cannot be received: {error}"))?;
         if let Some(before) = &mut self.before {
             before.pid = offer.pid;
@@ -918,12 +917,12 @@ impl Thread {
         let (order, orders) = channel();
         let (shared, attempt, quiesce) = (Arc::clone(&self.shared), self.attempt, self.settings.quiesce_timeout);
         std::thread::Builder::new().name("flip-freeze".into()).stack_size(STACK).spawn(move || {
-            content::send_sizes(&shared, content.as_fd());
+            send_sizes(&shared, content.as_fd());
             // Rolled back before the freeze: there is nothing to do.
             let Ok(earlier) = orders.recv() else { return };
             let _entered = shared.enter();
             let content = content.as_fd();
-            let result = entry::shielded(|| content::freeze_and_send(&shared, attempt, content, earlier, quiesce));
+            let result = entry::shielded(|| freeze_and_send(&shared, attempt, content, earlier, quiesce));
             if let Err(text) = result {
                 shared.notes.send(Note::FreezeFailed(attempt, text));
             }

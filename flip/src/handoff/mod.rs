@@ -18,6 +18,7 @@ mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod text;
 pub(crate) mod transcode;
 
 pub use calls::{Apply, CallRefused, Calls};

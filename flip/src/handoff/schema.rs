@@ -62,6 +62,11 @@ impl Described {
     pub(super) fn check(&self, theirs: &Described) -> Result<(), ShapeMismatch> {
         self.reads.map_or(Ok(()), |reads| reads(&theirs.shape))
     }
+
+    /// Its name, and what it is made of.
+    pub(super) fn text(&self) -> (&str, String) {
+        (&self.name, self.shape.text("    "))
+    }
 }
 
 impl fmt::Display for Described {

@@ -10,6 +10,7 @@
 mod sample;
 #[cfg(test)]
 mod tests;
+mod text;
 mod trace;
 mod written;
 
