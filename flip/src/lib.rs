@@ -65,6 +65,9 @@
 //! [`Exclusive<T>`](Exclusive) is what only one process may hold: an embedded database, a lease. It is closed in the old process and opened
 //! in the new one in the course of the freeze, and opened again in the old one where that is rolled back.
 //!
+//! What a state is made of may change between releases, by the table of [`Handoff`](trait@Handoff#between-releases); what nothing bridges is refused before
+//! anything stops. [`guide::changing_state`] says what to do, and [`testing`] finds it in a unit test.
+//!
 //! # Leaving
 //!
 //! [`Shutdown`] resolves when this process hands over or stops. What must run in one process only (jobs, consumers,
@@ -75,7 +78,6 @@
 //!
 //! - Only Linux.
 //! - The attribute's function is the process: nothing may start a thread before it, and there is one a process.
-//! - Old and new must have equal [schemas](Handoff) for now; where they differ the upgrade is refused before anything stops.
 //! - Nothing tells systemd of the new main process yet.
 #![deny(missing_docs, unsafe_code)]
 #![warn(clippy::unwrap_used)]
@@ -93,6 +95,8 @@ mod drain;
 mod entry;
 mod error;
 mod exclusive;
+#[cfg(doc)]
+pub mod guide;
 mod handle;
 pub mod handoff;
 #[cfg(feature = "axum")]

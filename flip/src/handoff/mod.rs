@@ -139,6 +139,9 @@ use transcode::Transcoder;
 ///
 /// What travels through serde is matched by serde: its own attributes (`default`, `alias`, …) say what may change.
 ///
+/// [The guide](crate::guide::changing_state) has more, and [`testing::snapshot`](crate::testing::snapshot) finds in a unit test what an upgrade
+/// would refuse.
+///
 /// # Type parameters
 ///
 /// A parameter that a field mentions must be `Handoff`. For a type that has only serde's traits, wrap it where it is
