@@ -51,6 +51,7 @@ fn split(mut desk: Value) -> (Value, Value) {
     }
     // A list in release 1, in the order of the orders; a set in release 2.
     common["towns"].as_array_mut().unwrap().sort_by_key(Value::to_string);
+    desk["pid"].take();
     let last = desk["last"].take().to_string();
     common["last"] = last.replace("New", "Open").into();
     desk.as_object_mut().unwrap().retain(|_, value| !value.is_null());

@@ -129,6 +129,7 @@ impl Desk {
         };
         json!({
             "release": 1,
+            "pid": std::process::id(),
             "name": self.name,
             "open_ms": self.opened.elapsed().as_millis() as u64,
             "taken": self.taken,

@@ -133,6 +133,7 @@ impl Desk {
         };
         json!({
             "release": 2,
+            "pid": std::process::id(),
             "title": self.title,
             "open_ms": self.opened.elapsed().as_millis() as u64,
             "taken": self.taken,
