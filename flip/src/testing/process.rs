@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
@@ -74,7 +74,8 @@ const QUIESCE: Duration = Duration::ZERO;
 pub struct Process {
     shared: Arc<Shared>,
     setup: Setup,
-    attempts: AtomicU64,
+    /// How many handoffs were tried; locked while one is.
+    attempts: Mutex<u64>,
     earlier: Mutex<Vec<Drains>>,
     /// The thread that serves those, and what ends it.
     serving: Mutex<Option<(Arc<EventFd>, JoinHandle<()>)>>,
@@ -152,15 +153,24 @@ impl Process {
         &self,
         main: impl FnOnce(&Process) -> Result<R, BoxError>,
     ) -> Result<(Process, R), HandoffError> {
+        let busy = |why: &str| Err(HandoffError::BeforeFreeze(why.to_owned()));
+        let mut attempts = match self.attempts.try_lock() {
+            Ok(attempts) => attempts,
+            // It panicked, and was rolled back.
+            Err(TryLockError::Poisoned(attempts)) => attempts.into_inner(),
+            Err(TryLockError::WouldBlock) => return busy("this process is handing over already"),
+        };
         if self.shared.hold.get() != Holding::Open {
-            return Err(HandoffError::BeforeFreeze("this process has handed over already".to_owned()));
+            return busy("this process has handed over already");
         }
+        *attempts += 1;
+        let attempt = *attempts;
         let new = Process::start(Start::Successor).expect("a process needs a descriptor");
         new.shared.generation.store(self.shared.generation() + 1, Ordering::Relaxed);
         let states = self.shared.states.schemas().into_iter();
         new.shared.states.offered(states.map(|(name, schema)| (name, schema.encode())));
         let (made, driven) = thread::scope(|scope| {
-            let control = scope.spawn(|| self.control(&new));
+            let control = scope.spawn(|| self.control(&new, attempt));
             let made = catch_unwind(AssertUnwindSafe(|| main(&new)));
             if matches!(made, Ok(Ok(_))) {
                 new.setup.complete();
@@ -186,8 +196,8 @@ impl Process {
     }
 
     /// What the control threads of both do, on a thread of its own.
-    fn control(&self, new: &Process) -> Result<(), Failed> {
-        let result = self.drive(new);
+    fn control(&self, new: &Process, attempt: u64) -> Result<(), Failed> {
+        let result = self.drive(new, attempt);
         if result.is_err() {
             self.shared.freeze.end(&self.shared.hold);
             // Nobody waits for what will not come.
@@ -197,7 +207,7 @@ impl Process {
         result
     }
 
-    fn drive(&self, new: &Process) -> Result<(), Failed> {
+    fn drive(&self, new: &Process, attempt: u64) -> Result<(), Failed> {
         let rolled_back = |why: String| Err(Failed::Handoff(HandoffError::RolledBack(why)));
         let mut notes = Notes { shared: &new.shared, taken: VecDeque::new(), deadline: Instant::now() + READY };
         let mut is_done = loop {
@@ -212,7 +222,6 @@ impl Process {
         let (ours, theirs) = fd::stream_pair().expect("a handoff needs descriptors");
         let (calls, their_calls) = fd::seqpacket_pair().expect("a handoff needs descriptors");
         let (_, their_passes) = fd::seqpacket_pair().expect("a handoff needs descriptors");
-        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let duplicate = |(earlier, fds): &Drains| {
             (earlier.clone(), fds.each_ref().map(|fd| fd.try_clone().expect("a handoff needs descriptors")))
         };
@@ -249,14 +258,11 @@ impl Process {
         let sockets = |_| std::array::from_fn(|_| fds.next().expect("their number was looked at"));
         let fds: Vec<[OwnedFd; EARLIER]> = earlier.iter().map(sockets).collect();
         let mut all: Vec<Drains> = earlier.into_iter().zip(fds).collect();
-        // There is neither a channel nor a handle of a process, and nobody looks for one.
+        // There is neither a channel nor a handle of a process, nobody looks for one, and no connection is passed.
         let nobody = || their_passes.try_clone().expect("a handoff needs descriptors");
         let pid = std::process::id().cast_signed();
         let this = Earlier { pid, generation: self.shared.generation() };
-        all.push((
-            this,
-            [nobody(), nobody(), their_calls, their_passes.try_clone().expect("a handoff needs descriptors")],
-        ));
+        all.push((this, [nobody(), nobody(), their_calls, nobody()]));
         *new.earlier() = all;
 
         let forwarder = Forwarder::start(calls).expect("a handoff needs a thread");
@@ -476,6 +482,9 @@ mod tests {
         assert_eq!(error.unwrap_err(), HandoffError::RolledBack("no such database".to_owned()));
         assert_eq!(there.unwrap().update(|_| ()), Err(HandedOff));
         still_here(4);
+
+        let error = old.hand_over(|_| old.hand_over(|_| Ok(())).map(drop).map_err(BoxError::from)).unwrap_err();
+        assert_eq!(error, HandoffError::BeforeFreeze("this process is handing over already".to_owned()));
 
         let panicked =
             catch_unwind(AssertUnwindSafe(|| old.hand_over(|_| -> Result<(), BoxError> { panic!("there") })));
