@@ -7,6 +7,7 @@
 mod chain;
 pub mod client;
 mod gate;
+pub mod history;
 pub mod http;
 pub mod inside;
 mod log;
