@@ -15,7 +15,8 @@ use crate::listen::Listeners;
 use crate::live::{CallError, Forwarder, Hold, Holding, States};
 use crate::pass::{Arrivals, Passer};
 use crate::phase::{Phase, Published};
-use crate::sys::fd::EventFd;
+use crate::protocol::{Owner, Word};
+use crate::sys::fd::{EventFd, SharedWord};
 
 thread_local! {
     static IN_MAIN: Cell<bool> = const { Cell::new(false) };
@@ -258,11 +259,17 @@ impl Progress {
 /// The freeze that is under way, if one is: a thread that takes a snapshot for one that was rolled back meanwhile must
 /// hold nobody back.
 #[derive(Default)]
-pub(crate) struct Freeze(Mutex<Option<u64>>);
+pub(crate) struct Freeze(Mutex<Option<Wanted>>);
+
+struct Wanted {
+    attempt: u64,
+    /// Who owns the content meanwhile; none in tests, where nobody else can.
+    word: Option<Arc<SharedWord>>,
+}
 
 impl Freeze {
-    pub(crate) fn begin(&self, attempt: u64) {
-        *lock(&self.0) = Some(attempt);
+    pub(crate) fn begin(&self, attempt: u64, word: Option<Arc<SharedWord>>) {
+        *lock(&self.0) = Some(Wanted { attempt, word });
     }
 
     /// Holds writers back, if the freeze of this attempt is still wanted.
@@ -277,7 +284,7 @@ impl Freeze {
     /// Does this before a roll-back, or not at all.
     pub(crate) fn if_wanted<R>(&self, attempt: u64, act: impl FnOnce() -> R) -> Option<R> {
         let wanted = lock(&self.0);
-        (*wanted == Some(attempt)).then(act)
+        wanted.as_ref().is_some_and(|wanted| wanted.attempt == attempt).then(act)
     }
 
     /// Rolled back: writers write again.
@@ -287,7 +294,27 @@ impl Freeze {
         hold.set(Holding::Open);
     }
 
-    /// Committed, or stopped: nobody may hold back any more.
+    /// Committed: nobody may hold back any more, and nobody reads here.
+    pub(crate) fn give(&self, hold: &Hold) {
+        let mut wanted = lock(&self.0);
+        *wanted = None;
+        hold.set(Holding::Given);
+    }
+
+    /// Whether the new process has the content already: it may write as soon as the word says so, and this process hears
+    /// of it later.
+    pub(crate) fn is_given(&self, hold: &Hold) -> bool {
+        let wanted = lock(&self.0);
+        match hold.get() {
+            Holding::Frozen => {
+                let word = wanted.as_ref().and_then(|wanted| wanted.word.as_ref());
+                word.is_some_and(|word| word.owner() == Owner::Serving)
+            }
+            holding => holding == Holding::Given,
+        }
+    }
+
+    /// Stopped: nobody may hold back any more.
     pub(crate) fn finish(&self) {
         *lock(&self.0) = None;
     }

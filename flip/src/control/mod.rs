@@ -122,7 +122,7 @@ struct Thread {
     origin: Origin,
     signals: Signals,
     process: Process,
-    word: Option<SharedWord>,
+    word: Option<Arc<SharedWord>>,
     before: Option<Before>,
     after: Option<After>,
     draining: Vec<Draining>,
@@ -647,7 +647,7 @@ impl Thread {
         self.shared.states.offered(offer.states.into_iter().map(|state| (state.name, state.schema)));
         self.origin.mask = offer.mask.iter().filter_map(|signal| Signal::try_from(*signal).ok()).collect();
         self.shared.generation.store(offer.generation, Ordering::Relaxed);
-        self.word = Some(word);
+        self.word = Some(Arc::new(word));
         // It waits for the content from here on, so that nobody waits for its start.
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new()
@@ -737,7 +737,7 @@ impl Thread {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             let actions = match &self.word {
-                Some(word) => self.process.step(event, word),
+                Some(word) => self.process.step(event, &**word),
                 None => self.process.step(event, &NoWord),
             };
             self.arm();
@@ -849,7 +849,7 @@ impl Thread {
         let (word, file) = SharedWord::create().map_err(text("the owner word cannot be made"))?;
         let (ours, theirs) = fd::seqpacket_pair().map_err(text("the channel cannot be made"))?;
         let link = Link::new(ours).map_err(text("the channel cannot be made"))?;
-        self.word = Some(word);
+        self.word = Some(Arc::new(word));
         let executable = self.settings.executable.as_ref().unwrap_or(&self.origin.executable);
         let executable = self.origin.directory.join(executable);
         let handled: SigSet = self.settings.signals().into_iter().collect();
@@ -936,7 +936,7 @@ impl Thread {
         shared.dispatching.close();
         shared.phase.set(Phase::Frozen);
         shared.exclusives.await_nothing();
-        shared.freeze.begin(self.attempt);
+        shared.freeze.begin(self.attempt, self.word.clone());
         self.left.retain(Draining::has_passed_more);
         let earlier: std::io::Result<Vec<_>> = self
             .draining
@@ -1074,8 +1074,7 @@ impl Thread {
                 Err(error) => say!(warn, "connections cannot be passed to the new process: {error}"),
             }
         }
-        shared.freeze.finish();
-        shared.hold.set(Holding::Given);
+        shared.freeze.give(&shared.hold);
         shared.exclusives.wake();
         shared.phase.set(Phase::HandedOff);
         // Before anybody is told, so that an address that the new process does not have is free then.

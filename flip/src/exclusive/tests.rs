@@ -48,7 +48,7 @@ fn owner() -> (Arc<Shared>, Exclusive<usize>, Arc<Counts>) {
 
 /// What the thread of the freeze does.
 fn freeze(shared: &Shared, attempt: u64) -> Result<bool, String> {
-    shared.freeze.begin(attempt);
+    shared.freeze.begin(attempt, None);
     assert!(shared.freeze.hold_back(attempt, &shared.hold));
     let settled = shared.exclusives.settle(shared, attempt);
     shared.exclusives.close_all(shared, attempt)?;

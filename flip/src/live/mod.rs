@@ -142,6 +142,8 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
             let mut inside = None;
             match self.cell.hold.admits_reader() {
                 Holding::Given => return Err(HandedOff),
+                // Under the lock, so that what is read was still the content when this was looked at.
+                Holding::Frozen if self.cell.is_given() => return Err(HandedOff),
                 Holding::Frozen if self.cell.shared_memory => {
                     drop(content);
                     self.cell.hold.wait();
@@ -315,6 +317,11 @@ impl<T> Cell<T> {
         }
     }
 
+    /// Frozen, and it is over, though nobody has told this process yet.
+    fn is_given(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.freeze.is_given(&self.hold))
+    }
+
     fn has_content(&self) -> bool {
         self.content.read().unwrap_or_else(PoisonError::into_inner).is_some() || self.hold.get() == Holding::Given
     }
@@ -440,6 +447,8 @@ mod tests {
 
     use super::*;
     use crate::Region;
+    use crate::protocol::{Owner, Word};
+    use crate::sys::fd::SharedWord;
 
     #[derive(Default, flip::Handoff)]
     struct Plain {
@@ -449,6 +458,24 @@ mod tests {
     #[derive(Default, flip::Handoff)]
     struct Mapped {
         parts: Vec<Option<(u8, Region)>>,
+    }
+
+    /// The old process hears of the end of the handoff later than others see what the new one has written.
+    #[test]
+    fn reads_end_when_the_new_process_serves() {
+        let shared = Shared::new(true).unwrap();
+        let state = Live::declare("state", Plain { total: 1 }, &shared);
+        let (word, _file) = SharedWord::create().unwrap();
+        let word = Arc::new(word);
+        shared.freeze.begin(1, Some(Arc::clone(&word)));
+        assert!(shared.freeze.hold_back(1, &shared.hold));
+        assert_eq!(state.read(|state| state.total), Ok(1));
+        word.swap(Owner::Old, Owner::New).unwrap();
+        assert_eq!(state.read(|state| state.total), Ok(1));
+        word.swap(Owner::New, Owner::Serving).unwrap();
+        assert_eq!(state.read(|state| state.total), Err(HandedOff));
+        shared.freeze.give(&shared.hold);
+        assert_eq!(state.read(|state| state.total), Err(HandedOff));
     }
 
     fn open<T: Handoff + Default + Send + Sync + 'static>(hold: &Arc<Hold>) -> Live<T> {

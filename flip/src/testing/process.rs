@@ -227,7 +227,7 @@ impl Process {
         };
         let earlier = self.earlier().iter().map(duplicate).collect();
 
-        self.shared.freeze.begin(attempt);
+        self.shared.freeze.begin(attempt, None);
         let sent = thread::scope(|scope| {
             let freezer = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
                 // Closed when it is done, or could not.
@@ -268,8 +268,7 @@ impl Process {
         let forwarder = Forwarder::start(calls).expect("a handoff needs a thread");
         // Nobody else sets it, and nobody hands over twice.
         let _ = self.shared.forwarder.set(forwarder);
-        self.shared.freeze.finish();
-        self.shared.hold.set(Holding::Given);
+        self.shared.freeze.give(&self.shared.hold);
         self.stop_serving();
         new.shared.hold.set(Holding::Open);
         new.serve();
