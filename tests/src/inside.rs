@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Gates {
 }
 
 /// flip also looks at the type, with values that it makes up; that is not what the gates are for.
-fn is_called(thread: &str) -> bool {
+pub fn is_called(thread: &str) -> bool {
     std::thread::current().name() == Some(thread)
 }
 

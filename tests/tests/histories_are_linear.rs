@@ -38,7 +38,7 @@ impl Chance {
         self.next() % limit
     }
 
-    fn one_of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
 
@@ -248,7 +248,7 @@ impl Driver<'_> {
 
     /// One thing, and some answers after it.
     fn event(&mut self) -> Result<(), Down> {
-        match self.chance.below(20) {
+        match self.chance.below(22) {
             0..4 => {
                 self.tell("upgrade");
                 self.upgrade(None);
@@ -424,7 +424,8 @@ impl Driver<'_> {
         if service.owner().has_ended() {
             // The old one was slow, and had taken the handoff back when it died.
             if service.log().count("upgrade rolled back: ") == self.rollbacks {
-                self.fail("nobody goes on");
+                let exit = self.service.exit(self.service.owner());
+                self.fail(&format!("nobody goes on: the new one ended with {exit:?}"));
             }
             self.tell("  nobody is left: it was rolled back");
             return Err(Down);
@@ -440,18 +441,21 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// One of both stands still for a moment, at any moment.
+    /// One of both stands still, once or again and again, at any moment: what the other does then finds it at any step.
     fn stop_and_continue(&mut self) {
         let old_one = self.chance.below(3) > 0;
-        self.tell(if old_one { "the old one stands still" } else { "the new one stands still" });
+        let (times, between, still) = self.chance.one_of(&[(1, 25_000, 40_000), (40, 500, 3_000), (40, 500, 3_000)]);
+        self.tell(format!("the {} stands still, {times} times", if old_one { "old one" } else { "new one" }));
         let mark = self.service.log().mark();
         self.service.owner().signal(Signal::SIGHUP);
         let new = self.service.started_after(mark);
-        self.chance.pass(Duration::from_millis(25));
         let process = if old_one { self.service.owner() } else { &new };
-        process.signal(Signal::SIGSTOP);
-        self.chance.pass(Duration::from_millis(40));
-        process.signal(Signal::SIGCONT);
+        for _ in 0..times {
+            self.chance.pass(Duration::from_micros(between));
+            process.signal(Signal::SIGSTOP);
+            self.chance.pass(Duration::from_micros(still));
+            process.signal(Signal::SIGCONT);
+        }
         self.upgraded(mark, None);
     }
 

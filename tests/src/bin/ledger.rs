@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::post;
 use flip::{Apply, CallError, HandedOff, Handoff, Live, TcpListener, TcpStream};
-use flip_tests::inside::{answer, pass_gate, say, start};
+use flip_tests::inside::{answer, is_called, pass_gate, say, start};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -77,6 +77,9 @@ struct Trap;
 
 impl Serialize for Trap {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if !is_called("flip-freeze") {
+            return to.serialize_unit();
+        }
         pass_gate("save");
         match &*wanted() {
             "unwritable" => Err(serde::ser::Error::custom("it fails on purpose")),
@@ -89,6 +92,9 @@ impl Serialize for Trap {
 impl<'de> Deserialize<'de> for Trap {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         <()>::deserialize(from)?;
+        if !is_called("flip-content") {
+            return Ok(Trap);
+        }
         pass_gate("restore");
         match &*wanted() {
             "unreadable" => Err(D::Error::custom("it fails on purpose")),
@@ -173,9 +179,10 @@ async fn main(
     #[listen(address("LINES")?)] lines: TcpListener,
     #[listen(address("HTTP")?)] http: TcpListener,
     #[live(init = Ledger::begin())] ledger: Live<Ledger>,
-    last: Live<Last>,
+    trap: Live<Last>,
 ) -> Result<(), flip::BoxError> {
-    let _last = last;
+    // Both are handed over in this order.
+    let _trap = trap;
     match &*wanted() {
         "late" => {
             ledger.ready().await;
