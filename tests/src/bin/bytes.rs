@@ -1,4 +1,4 @@
-//! Many bytes as part of the state, in a region.
+//! Many bytes as part of the state: in a region, and in a plain vector, which an upgrade copies.
 
 use flip::{Handle, Handoff, Live, Region, Shutdown};
 use flip_tests::inside::{answer, digest, say, start};
@@ -42,6 +42,17 @@ fn obey(store: &Live<Store>, question: &str) -> Result<String, flip::BoxError> {
     Ok("written".to_owned())
 }
 
+/// What the plain vector has, once it has so many bytes more where a number is given.
+fn copy(copied: &Live<Vec<u8>>, more: &str) -> Result<String, flip::BoxError> {
+    if let Ok(more) = more.trim().parse::<usize>() {
+        copied.update(|bytes| {
+            let length = bytes.len();
+            bytes.extend((length..length + more).map(|at| at as u8));
+        })?;
+    }
+    Ok(copied.read(|bytes| digest(bytes))?)
+}
+
 /// How the bytes are mapped, as in `r--s`.
 fn mapped(store: &Live<Store>) -> Result<String, flip::BoxError> {
     let at = store.read(|store| store.bytes.as_ptr() as usize)?;
@@ -56,7 +67,12 @@ fn mapped(store: &Live<Store>) -> Result<String, flip::BoxError> {
 }
 
 #[flip::main(ready = manual)]
-async fn main(store: Live<Store>, flip: Handle, shutdown: Shutdown) -> Result<(), flip::BoxError> {
+async fn main(
+    store: Live<Store>,
+    copied: Live<Vec<u8>>,
+    flip: Handle,
+    shutdown: Shutdown,
+) -> Result<(), flip::BoxError> {
     if std::fs::read_to_string("start").is_ok_and(|what| what == "late") {
         store.ready().await;
         say(&format!("has {}, mapped {}", look(&store)?, mapped(&store)?));
@@ -64,7 +80,11 @@ async fn main(store: Live<Store>, flip: Handle, shutdown: Shutdown) -> Result<()
     }
     start()?;
     answer(move |question| {
-        let answer = if question == "mapped" { mapped(&store) } else { obey(&store, &question) };
+        let answer = match question.strip_prefix("copied") {
+            Some(more) => copy(&copied, more),
+            None if question == "mapped" => mapped(&store),
+            None => obey(&store, &question),
+        };
         async move { answer.unwrap_or_else(|error| format!("error: {error}")) }
     });
     flip.ready();
