@@ -71,6 +71,8 @@ struct Shared {
 struct Counts {
     seen: usize,
     handed_off: usize,
+    /// Calls that were not applied, though the owner knows them.
+    refused: usize,
     /// Calls of which a draining process said that their outcome is unknown.
     lost: usize,
     /// Connections that ended without an answer.
@@ -190,6 +192,10 @@ impl Client<'_> {
             }
             "not" => {
                 counts.handed_off += 1;
+                Outcome::NotDone
+            }
+            "refused" => {
+                counts.refused += 1;
                 Outcome::NotDone
             }
             "lost" => {
@@ -555,6 +561,9 @@ fn life(chance: &mut Chance, events: usize, sum: &mut Sum) -> usize {
         driver.fail(&why);
     }
     let counts = std::mem::take(&mut *shared.counts.lock().unwrap());
+    if counts.refused > 0 {
+        driver.fail("a call was refused");
+    }
     if counts.lost > 0 && driver.owners_killed == 0 {
         driver.fail("a call was lost, and no owner had died");
     }
