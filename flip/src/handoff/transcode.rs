@@ -69,9 +69,17 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         Transcoder { input, plan, stack, out: Output::default(), held: Vec::new(), skipping: 0 }
     }
 
-    /// Nothing may be left.
-    pub(crate) fn finish(self) -> Result<(), RestoreError> {
-        self.input.finish()
+    /// Nothing may be left but what is gone over: it can come last, when the reader has all it asked for.
+    pub(crate) fn finish(mut self) -> Result<(), RestoreError> {
+        while self.out.bytes.is_empty()
+            && let Some(frame) = self.stack.pop()
+        {
+            self.advance(frame).map_err(|error| self.locate(error).whole())?;
+        }
+        match self.out.bytes.len() {
+            0 => self.input.finish(),
+            bytes => Err(RestoreError::new(format!("{bytes} bytes are left over"))),
+        }
     }
 
     fn run(&mut self) -> Result<(), RestoreError> {

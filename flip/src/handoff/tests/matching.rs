@@ -72,6 +72,30 @@ fn fields_are_added_removed_and_renamed() {
     assert!(back.starts_with("before the freeze: `State.gone` is a list of String without a default here"), "{back}");
 }
 
+/// The reader has all it wants before what is gone over; that is read, and not left over.
+#[test]
+fn what_is_removed_may_come_last() {
+    both!(
+        pub struct State {
+            pub data: Vec<u8>,
+            pub gone: (u32, String),
+        }
+        pub struct State {
+            pub data: Vec<u8>,
+        }
+    );
+    let plan = Schema::of::<new::State>().plan(&Schema::of::<old::State>()).unwrap();
+    for size in [0, CHUNK - 6, CHUNK - 5, CHUNK - 4, CHUNK, 2 * CHUNK - 5] {
+        let mut kept = sent(&old::State { data: vec![7; size], gone: (300, "gone".to_owned()) });
+        let bytes = kept.bytes();
+        for input in [Restorer::from_bytes(bytes, Limits::default()), Restorer::new(&mut kept, Limits::default())] {
+            let state = restore_matched::<new::State>(input, &plan, Limits::default());
+            assert_eq!(state.map(|state| state.data.len()).map_err(|error| error.to_string()), Ok(size));
+        }
+        assert!(kept.chunks.is_empty(), "something of {size} bytes was not read");
+    }
+}
+
 #[test]
 fn going_back_finds_the_earlier_name() {
     both!(
