@@ -252,6 +252,29 @@ fn content_that_never_comes() {
 }
 
 #[test]
+fn sizes_that_never_come() {
+    let (service, old) = start("25s");
+    let given = Given::new();
+    old.say(&offer(), &given.descriptors()).unwrap();
+    let prepared = old.hear(PATIENCE).unwrap().expect("it asks for the content all the same");
+    assert!(prepared.value.get("Prepared").is_some(), "{}", prepared.value);
+    leaves(service, "the old process fell silent");
+}
+
+#[test]
+fn sizes_that_come_late() {
+    let (service, old) = start("25s");
+    let mut given = Given::new();
+    old.say(&offer(), &given.descriptors()).unwrap();
+    old.hear(PATIENCE).unwrap().expect("it asks for the content");
+    given.sizes(&json!({ "bulks": [1 << 20] }));
+    given.section(&rmp_serde::to_vec_named(&json!({ "draining": [], "states": [] })).unwrap());
+    given.section(b"flip: whole");
+    assert_eq!(old.hear(PATIENCE).unwrap().expect("it has all that it needs").value, json!("Ready"));
+    leaves(service, "the old process fell silent");
+}
+
+#[test]
 fn sizes_that_are_mad() {
     let sizes = json!({ "bulks": [u64::MAX, 1_u64 << 60, 1_u64 << 62] });
     let (service, _old, given) = until_prepared_for(&sizes);

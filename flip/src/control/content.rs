@@ -45,6 +45,8 @@ pub(crate) struct Earlier {
 
 /// How much of the states is gone through in search of what is large.
 const SEARCHED: usize = 4 * 1024 * 1024;
+/// How long the new process waits to hear of it before it asks for the freeze without.
+const SIZES_PATIENCE: Duration = Duration::from_secs(1);
 /// How many sizes are sent.
 const SIZES: usize = 64 * 1024;
 
@@ -193,6 +195,8 @@ struct Reader<'a> {
     ended: bool,
     /// Memory for what is large, the smallest first.
     room: Vec<Vec<u8>>,
+    /// Old has not said what is large in time.
+    sizes_to_come: bool,
 }
 
 struct Head {
@@ -258,8 +262,21 @@ impl Reader<'_> {
         Ok(Head { length, fds: first.fds })
     }
 
-    /// Makes memory ready, as far as there is any.
+    /// Makes memory ready, as far as there is any, and as far as old says in time what for.
     fn make_room(&mut self) -> io::Result<()> {
+        fd::receive_within(self.socket.as_fd(), SIZES_PATIENCE)?;
+        let first = self.head();
+        if first.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            // A silent old process is not waited for here: the deadline for the content decides about it.
+            self.sizes_to_come = true;
+        } else {
+            self.head = Some(first?);
+            self.fill_room()?;
+        }
+        fd::receive_within(self.socket.as_fd(), Duration::ZERO)
+    }
+
+    fn fill_room(&mut self) -> io::Result<()> {
         let (sizes, _) = self.section(HEADER)?;
         let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
         let (mut left, limit) = (memory_to_spare(), self.shared.state_limit.load(Ordering::Relaxed));
@@ -350,7 +367,7 @@ impl Source for Reader<'_> {
 /// thread.
 pub(crate) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
     let (head, room) = (None, Vec::new());
-    let mut reader = Reader { socket, shared, head, section_ended: false, ended: false, room };
+    let mut reader = Reader { socket, shared, head, section_ended: false, ended: false, room, sizes_to_come: false };
     let made = reader.make_room();
     // Until then nothing is to freeze, and where it failed there is nothing to wait for.
     shared.notes.send(Note::RoomMade);
@@ -367,6 +384,9 @@ fn cut(error: io::Error) -> String {
 }
 
 fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Vec<OwnedFd>), String> {
+    if reader.sizes_to_come {
+        reader.skip_section().map_err(cut)?;
+    }
     let (header, fds) = reader.section(HEADER).map_err(cut)?;
     let header: Header =
         codec::from_named(&header).map_err(|error| format!("the content's header does not decode: {error}"))?;

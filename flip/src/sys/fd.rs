@@ -20,6 +20,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt, socketpair, sockopt,
 };
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
 /// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`, see unix(7).
@@ -44,6 +45,17 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     setsockopt(&one, sockopt::SndBuf, &STREAM_BUFFER)?;
     setsockopt(&other, sockopt::SndBuf, &STREAM_BUFFER)?;
     Ok((one, other))
+}
+
+/// From here on, what receives from this socket fails with `WouldBlock` when nothing has come for so long; zero waits for
+/// ever. See socket(7), `SO_RCVTIMEO`.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(crate) fn receive_within(sock: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
+    let seconds = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
+    setsockopt(&sock, sockopt::ReceiveTimeout, &TimeVal::new(seconds, time.subsec_micros().into()))?;
+    Ok(())
 }
 
 /// Appends `length` bytes of a stream, fewer only at its end, into room that need not have been written before.
