@@ -290,9 +290,12 @@ impl<'s> Matcher<'s> {
             }
             // Not by what ours was before: that was looked at with the whole.
             (_, (_, Some(inner))) => {
-                return Ok(Op::Same(self.direct(inside(""), (ours, to_item), (inner, false))));
+                return Ok(Op::Same(self.direct(inside(""), (ours, to_item), (&inner.node, false))));
             }
-            ((_, Some(inner)), _) => return Ok(Op::Same(self.node(inside(".0"), (inner, false), (theirs, from_item)))),
+            ((_, Some(inner)), _) => {
+                let op = self.field(inside(".0"), inner, (theirs, from_item));
+                return Ok(if inner.default { Op::Tagged(PRESENT, op) } else { Op::Same(op) });
+            }
             _ => {}
         }
         Ok(match (ours, theirs) {
@@ -353,6 +356,11 @@ impl<'s> Matcher<'s> {
     fn migrating(&mut self, work: usize, from: &'s Node) -> Result<Op, Mismatch> {
         let Work { at, ours, theirs, .. } = &self.works[work];
         let (at, ours, theirs) = (at.clone(), *ours, *theirs);
+        // Where it is a field that knows an older type, its own type may know another.
+        let of_type = match ours.0 {
+            Node::Named(place) => self.ours.named[*place].from.as_ref().is_some_and(|own| std::ptr::eq(own, from)),
+            _ => true,
+        };
         // Each pair is tried once, whatever lies in whatever.
         let key = (identity(ours.0), identity(theirs.0), identity(from));
         let known = self.routes.borrow().get(&key).copied();
@@ -361,7 +369,7 @@ impl<'s> Matcher<'s> {
             None => {
                 // A type inside of itself goes the way of the whole.
                 self.routes.borrow_mut().insert(key, false);
-                let (direct, migrated) = (self.attempt(ours.0, theirs.0, true), self.attempt(from, theirs.0, false));
+                let (direct, migrated) = (self.attempt(ours.0, theirs.0, of_type), self.attempt(from, theirs.0, false));
                 let migrate = match (&direct, &migrated) {
                     (Ok(direct), Ok(migrated)) => migrated < direct,
                     (Err(_), Ok(_)) => true,
@@ -377,7 +385,8 @@ impl<'s> Matcher<'s> {
             self.changes(Fit::Whole);
             return Ok(Op::Tagged(MIGRATED, self.node(inside, (from, false), theirs)));
         }
-        Ok(Op::Tagged(DIRECT, self.direct(inside, ours, theirs)))
+        let op = if of_type { self.direct(inside, ours, theirs) } else { self.node(inside, ours, theirs) };
+        Ok(Op::Tagged(DIRECT, op))
     }
 
     /// How well two types match as wholes.
@@ -454,12 +463,7 @@ impl<'s> Matcher<'s> {
                     if ours.default {
                         tag.push(PRESENT);
                     }
-                    let their = (&theirs[*number].node, false);
-                    let op = match &ours.from {
-                        Some(from) => self.later(at, (&ours.node, false), their, Some(from)),
-                        None => self.node(at, (&ours.node, false), their),
-                    };
-                    taken[*number] = Some(op);
+                    taken[*number] = Some(self.field(at, ours, (&theirs[*number].node, false)));
                 }
                 None if ours.default => {
                     self.changes(Fit::Whole);
@@ -515,6 +519,14 @@ impl<'s> Matcher<'s> {
         }
         read(self, &mut steps, theirs.len());
         Ok(steps)
+    }
+
+    /// What is in a field of ours, less the byte that says whether it is there.
+    fn field(&mut self, at: Place, ours: &'s Field, theirs: Side<'s>) -> OpId {
+        match &ours.from {
+            Some(from) => self.later(at, (&ours.node, false), theirs, Some(from)),
+            None => self.node(at, (&ours.node, false), theirs),
+        }
     }
 
     /// Goes over a value of theirs and keeps nothing of it: as it is, into nowhere.
@@ -595,10 +607,10 @@ impl<'s> Matcher<'s> {
 }
 
 /// What is inside, where a type is nothing but a name for it: `struct Id(u64)`.
-fn newtype(schema: &Schema, place: usize) -> Option<&Node> {
+fn newtype(schema: &Schema, place: usize) -> Option<&Field> {
     match &schema.named[place].shape {
         Shape::Struct(fields) => match &**fields {
-            [Field { name, node, .. }] if name == "0" => Some(node),
+            [field] if field.name == "0" => Some(field),
             _ => None,
         },
         Shape::Enum(_) => None,

@@ -378,9 +378,10 @@ impl<'a> Restorer<'a> {
         self.buffer.drain(..self.position);
         self.passed += self.position as u64;
         self.position = 0;
-        let before = self.buffer.len();
+        let before = (self.buffer.len(), self.descriptors.len());
         source.receive(&mut self.buffer, &mut self.descriptors).map_err(not_received)?;
-        if self.buffer.len() == before {
+        // Out of a transcoder a descriptor may come without any byte.
+        if (self.buffer.len(), self.descriptors.len()) == before {
             return Err(ended());
         }
         self.within_limit()
@@ -455,7 +456,7 @@ impl<'a> Restorer<'a> {
 
     /// Gives some of the next `length` bytes, at least one, and says how many.
     pub(super) fn part(&mut self, length: usize, take: impl FnOnce(&[u8])) -> Result<u64, RestoreError> {
-        if self.rest().is_empty() {
+        while self.rest().is_empty() {
             self.receive()?;
         }
         let part = length.min(self.rest().len());
@@ -646,7 +647,7 @@ impl Joined<'_, '_> {
             self.left = usize::try_from(header >> 1).unwrap_or(usize::MAX);
             self.more = header & 1 == 1;
         }
-        if self.left > 0 && self.input.rest().is_empty() {
+        while self.left > 0 && self.input.rest().is_empty() {
             self.input.receive()?;
         }
         Ok(())

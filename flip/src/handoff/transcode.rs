@@ -30,6 +30,16 @@ struct Output {
     fds: VecDeque<OwnedFd>,
 }
 
+impl Output {
+    /// Nobody takes it any more.
+    fn give_nothing(&self) -> Result<(), RestoreError> {
+        match (self.bytes.len(), self.fds.len()) {
+            (0, 0) => Ok(()),
+            (bytes, fds) => Err(RestoreError::new(format!("{bytes} bytes and {fds} descriptors are left over"))),
+        }
+    }
+}
+
 enum Frame<'p> {
     Op(OpId),
     Fields {
@@ -71,15 +81,11 @@ impl<'i, 'p> Transcoder<'i, 'p> {
 
     /// Nothing may be left but what is gone over: it can come last, when the reader has all it asked for.
     pub(crate) fn finish(mut self) -> Result<(), RestoreError> {
-        while self.out.bytes.is_empty()
-            && let Some(frame) = self.stack.pop()
-        {
-            self.advance(frame).map_err(|error| self.locate(error).whole())?;
+        while !self.stack.is_empty() {
+            self.run().map_err(|error| self.locate(error).whole())?;
+            self.out.give_nothing()?;
         }
-        match self.out.bytes.len() {
-            0 => self.input.finish(),
-            bytes => Err(RestoreError::new(format!("{bytes} bytes are left over"))),
-        }
+        self.input.finish()
     }
 
     fn run(&mut self) -> Result<(), RestoreError> {

@@ -429,3 +429,71 @@ fn older_types_within_each_other_are_tried_once_each() {
     struct Deep(Option<Box<Deep>>);
     assert!(Schema::of::<Deep>().plan(&Schema::of::<u8>()).is_err());
 }
+
+#[test]
+fn what_nobody_reads_is_looked_at_all_the_same() {
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Nothing {}
+    #[derive(Clone, Handoff)]
+    struct Something {
+        #[allow(dead_code)]
+        text: String,
+    }
+    same(&Some(Nothing {}), &Nothing {});
+    let error = become_::<_, Nothing>(&None::<Nothing>).unwrap_err();
+    assert_eq!(error, "there is none in the running process, and one is needed here");
+    // In a call nothing follows that would be skipped.
+    let something = to_bytes(&Something { text: "t".into() }).unwrap();
+    assert_eq!(from_bytes::<Nothing>(&something).unwrap(), Nothing {});
+}
+
+#[test]
+fn a_type_that_is_a_name_for_another_may_have_a_default_or_an_older_type() {
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Lenient(#[handoff(default)] Vec<u8>);
+    same(&vec![3u8, 4], &Lenient(vec![3, 4]));
+    same(&Vec::<u8>::new(), &Lenient(vec![]));
+    same(&Lenient(vec![3]), &vec![3u64]);
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Length(#[handoff(default, from = "String", migrate = |text: String| text.len() as u64)] u64);
+    same(&"four".to_owned(), &Length(4));
+    same(&4u8, &Length(4));
+    same(&vec![Length(4)], &vec![Some(4u64)]);
+}
+
+#[test]
+fn a_field_and_its_type_may_each_know_an_older_type() {
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "String", migrate = |text: String| Size { bytes: text.len() as u64 })]
+    struct Size {
+        bytes: u64,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct State {
+        #[handoff(from = "bool", migrate = |large: bool| Size { bytes: if large { 1000 } else { 1 } })]
+        size: Size,
+        more: u16,
+    }
+    macro_rules! older {
+        ($ty:ty, $value:expr) => {{
+            #[derive(Handoff)]
+            struct State {
+                size: $ty,
+                more: u8,
+            }
+            State { size: $value, more: 7 }
+        }};
+    }
+    let now = |bytes| State { size: Size { bytes }, more: 7 };
+    same(&older!(bool, true), &now(1000));
+    same(&older!(String, "four".to_owned()), &now(4));
+    same(&older!(Size, Size { bytes: 9 }), &now(9));
+}
+
+#[test]
+fn a_descriptor_that_is_all_there_is_arrives() {
+    let (stream, mut other) = UnixStream::pair().unwrap();
+    let mut stream: UnixStream = become_(&Some(stream)).unwrap();
+    stream.write_all(b"x").unwrap();
+    assert_eq!(io::Read::read(&mut other, &mut [0]).unwrap(), 1);
+}
