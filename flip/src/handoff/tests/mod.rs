@@ -7,6 +7,7 @@ mod descriptor;
 mod hostile;
 mod matching;
 mod mismatch;
+mod reference;
 mod region;
 
 use std::{
