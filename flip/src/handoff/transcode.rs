@@ -12,6 +12,11 @@ use super::{
     stream::CHUNK,
 };
 
+/// How many operations are carried out before the first byte, and for each byte. In a made-up schema nothing may lie in nothing,
+/// twice at each step, until nobody sees the end of it.
+const OPERATIONS: u64 = 1024 * 1024;
+const OPERATIONS_A_BYTE: u64 = 1024;
+
 /// The bytes of the old process as those that this one's types read.
 pub(crate) struct Transcoder<'i, 'p> {
     input: Restorer<'i>,
@@ -22,6 +27,7 @@ pub(crate) struct Transcoder<'i, 'p> {
     held: Vec<Output>,
     /// How many fields that nobody wants this is inside of.
     skipping: usize,
+    operations: u64,
 }
 
 #[derive(Default)]
@@ -76,7 +82,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
     /// `input` gives what the old process wrote.
     pub(crate) fn new(input: Restorer<'i>, plan: &'p Plan) -> Self {
         let stack = vec![Frame::Op(plan.root)];
-        Transcoder { input, plan, stack, out: Output::default(), held: Vec::new(), skipping: 0 }
+        Transcoder { input, plan, stack, out: Output::default(), held: Vec::new(), skipping: 0, operations: 0 }
     }
 
     /// Nothing may be left but what is gone over: it can come last, when the reader has all it asked for.
@@ -93,6 +99,10 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         // What is held must come out whole, however much it is.
         while self.out.bytes.len() < enough || !self.held.is_empty() {
             let Some(frame) = self.stack.pop() else { return Ok(()) };
+            self.operations += 1;
+            if self.operations > OPERATIONS.saturating_add(self.input.consumed().saturating_mul(OPERATIONS_A_BYTE)) {
+                return Err(RestoreError::new("more parts without bytes are claimed than flip takes"));
+            }
             self.advance(frame)?;
         }
         Ok(())

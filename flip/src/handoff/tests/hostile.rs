@@ -233,6 +233,27 @@ fn a_schema_that_is_a_long_chain_does_not_overflow() {
 }
 
 #[test]
+fn what_takes_no_bytes_cannot_be_doubled_without_end() {
+    use super::super::schema::{Field, Named, Node, Shape};
+    // Each type holds the next one twice, and the last one holds nothing.
+    let field = |name: &str, next| {
+        let (name, node) = (name.to_owned(), Node::Named(next));
+        Field { name, aliases: Vec::new(), default: false, from: None, node }
+    };
+    let named = (1..=100).map(|next| {
+        let fields = if next < 100 { vec![field("a", next), field("b", next)] } else { Vec::new() };
+        Named { name: "Twice".to_owned(), shape: Shape::Struct(fields), from: None }
+    });
+    let theirs = Schema { root: Node::Named(0), named: named.collect() };
+    #[derive(Debug, Handoff)]
+    struct Nothing {}
+    let plan = Schema::of::<Nothing>().plan(&theirs).unwrap();
+    let input = Restorer::from_bytes(Vec::new(), Limits::default());
+    let error = restore_matched::<Nothing>(input, &plan, Limits::default()).unwrap_err();
+    assert!(error.to_string().ends_with("more parts without bytes are claimed than flip takes"), "{error}");
+}
+
+#[test]
 fn more_bytes_than_the_limit_are_refused() {
     let mut kept = sent(&vec![1u8; 1000]);
     let mut input = Restorer::new(&mut kept, Limits { bytes: 100, ..Limits::default() });
