@@ -86,6 +86,10 @@
 #[allow(unused_extern_crates)]
 extern crate self as flip;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+#[path = "fuzzing.rs"]
+pub mod __fuzzing;
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;

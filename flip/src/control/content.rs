@@ -449,3 +449,16 @@ impl Source for Early {
         Ok(length)
     }
 }
+
+/// The header section where nobody drains.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn header(states: &[&str]) -> Vec<u8> {
+    let states = states.iter().map(|name| (*name).to_owned()).collect();
+    codec::to_named(&Header { draining: Vec::new(), states }).unwrap_or_default()
+}
+
+/// What comes before it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn sizes(bulks: &[u64]) -> Vec<u8> {
+    codec::to_named(&Sizes { bulks: bulks.to_vec() }).unwrap_or_default()
+}

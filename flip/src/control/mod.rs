@@ -18,6 +18,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 pub(crate) use self::content::{EARLIER, Earlier, freeze_and_send, receive_and_restore, send_sizes};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::content::{header, sizes};
 pub(crate) use self::draining::{Sockets, serve_draining};
 use self::link::Link;
 use crate::config::{Ready, Settings};

@@ -31,6 +31,8 @@ pub use stream::{Restorer, Saver};
 pub(crate) use matching::{Mismatch, Plan};
 #[allow(unused_imports)]
 pub(crate) use schema::{Schema, SchemaError};
+#[cfg(feature = "fuzzing")]
+pub(crate) use shape::Shapes;
 #[allow(unused_imports)]
 pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
 

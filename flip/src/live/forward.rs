@@ -228,3 +228,15 @@ fn send_patiently(socket: &OwnedFd, packet: &[u8]) -> bool {
         }
     }
 }
+
+/// A call as it is sent.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn request(id: u64, state: &str, op: &str, bytes: Vec<u8>) -> Vec<u8> {
+    codec::to_named(&Request { id, state: state.to_owned(), op: op.to_owned(), bytes }).unwrap_or_default()
+}
+
+/// Reads a packet as an answer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn answers(packet: &[u8]) {
+    drop(codec::from_named::<Answer>(packet));
+}

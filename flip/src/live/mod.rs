@@ -19,6 +19,8 @@ use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema};
 use crate::shared::{Note, Shared};
 
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
+#[cfg(feature = "fuzzing")]
+pub(crate) use forward::{answers, request};
 pub(crate) use hold::{Hold, Holding, Inside};
 pub(crate) use registry::{Looked, States};
 

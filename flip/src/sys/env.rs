@@ -234,7 +234,7 @@ pub(crate) fn take_channel() -> Inherited {
 
 /// What of a channel's name does not hold for this process. A descriptor that is not the channel is somebody else's,
 /// and stays as it is.
-fn verify(value: &OsStr, pid: Pid) -> Inherited {
+pub(crate) fn verify(value: &OsStr, pid: Pid) -> Inherited {
     match claim(value, pid) {
         Ok((channel, held)) => Inherited::Channel(channel, held),
         Err(why) => Inherited::Stray(format!("{CHANNEL}={} is not for this process: {why}", value.display())),
