@@ -347,7 +347,7 @@ pub fn state(bytes: &[u8]) {
     drop(from_bytes::<Rich>(&bytes[1..]));
 }
 
-/// A schema, or none for [`Older`]'s, and the bytes of a state of that schema.
+/// A schema, or none for that of `Older`, and the bytes of a state of it.
 pub fn transcode(mut bytes: &[u8]) {
     let Some(theirs) = counted(&mut bytes) else { return };
     let theirs = match theirs {
