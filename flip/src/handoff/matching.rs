@@ -317,7 +317,8 @@ impl<'s> Matcher<'s> {
             }
             (ours, Node::Option(theirs)) => {
                 self.changes(Fit::Whole);
-                Op::Unwrap(self.node(inside(""), (ours, to_item), (theirs, false)))
+                // Nor here by what ours was before: the reader looks for that once.
+                Op::Unwrap(self.direct(inside(""), (ours, to_item), (theirs, false)))
             }
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 Op::List(self.node(inside("[]"), (ours, true), (theirs, true)))

@@ -491,6 +491,21 @@ fn a_field_and_its_type_may_each_know_an_older_type() {
 }
 
 #[test]
+fn an_older_type_may_be_optional() {
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "String", migrate = |text: String| Size { bytes: text.len() as u64 })]
+    struct Size {
+        bytes: u64,
+    }
+    same(&Some(Size { bytes: 1 }), &Size { bytes: 1 });
+    same(&Some("four".to_owned()), &Size { bytes: 4 });
+    same(&Size { bytes: 1 }, &Some(Size { bytes: 1 }));
+    same(&"four".to_owned(), &Some(Size { bytes: 4 }));
+    same(&(Some(Some(Size { bytes: 1 })), 2u8), &(Size { bytes: 1 }, 2u8));
+    assert!(become_::<_, Size>(&None::<String>).is_err());
+}
+
+#[test]
 fn a_descriptor_that_is_all_there_is_arrives() {
     let (stream, mut other) = UnixStream::pair().unwrap();
     let mut stream: UnixStream = become_(&Some(stream)).unwrap();
