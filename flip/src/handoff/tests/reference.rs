@@ -89,20 +89,20 @@ fn wrapped<'s>(schema: &'s Schema, node: &Node) -> Option<&'s Field> {
 
 /// For each of ours, which of theirs it is: of the same name, of an earlier name, or the one that had this name earlier.
 fn partners<T>(ours: &[T], theirs: &[T], name: fn(&T) -> &str, aliases: fn(&T) -> &[String]) -> Vec<Option<usize>> {
-    let mut partner = vec![None; ours.len()];
-    /// By name and aliases of ours, then of theirs.
-    type Way = fn(&str, &[String], &str, &[String]) -> bool;
-    let ways: [Way; 3] = [
-        |our, _, their, _| our == their,
-        |_, aliases, their, _| aliases.iter().any(|alias| alias == their),
-        |our, _, _, aliases| aliases.iter().any(|alias| alias == our),
-    ];
-    for way in ways {
+    let mut partner: Vec<Option<usize>> = vec![None; ours.len()];
+    for way in 0..3 {
         for at in 0..ours.len() {
-            let is_it = |their: &T| way(name(&ours[at]), aliases(&ours[at]), name(their), aliases(their));
+            let free = |is_it: &dyn Fn(&T) -> bool| {
+                (0..theirs.len()).find(|their| !partner.contains(&Some(*their)) && is_it(&theirs[*their]))
+            };
+            let our = name(&ours[at]);
             if partner[at].is_none() {
-                partner[at] =
-                    (0..theirs.len()).find(|their| !partner.contains(&Some(*their)) && is_it(&theirs[*their]));
+                partner[at] = match way {
+                    0 => free(&|their| name(their) == our),
+                    // Of several, the one that is written first.
+                    1 => aliases(&ours[at]).iter().find_map(|alias| free(&|their| name(their) == alias)),
+                    _ => free(&|their| aliases(their).iter().any(|alias| alias == our)),
+                };
             }
         }
     }
@@ -256,7 +256,7 @@ impl<'s> Reference<'s> {
             }
             (Node::Option(ours), Node::Option(theirs)) => self.node((ours, false), (theirs, false), seen, depth)?,
             (Node::Option(ours), _) => Fit::Whole.max(self.node((ours, false), theirs, seen, depth)?),
-            (_, Node::Option(theirs)) => Fit::Whole.max(self.node(ours, (theirs, false), seen, depth)?),
+            (_, Node::Option(theirs)) => Fit::Whole.max(self.plain(ours, (theirs, false), seen, depth)?),
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 self.node((ours, true), (theirs, true), seen, depth)?
             }
@@ -384,7 +384,7 @@ impl<'s> Reference<'s> {
             }),
             (Node::Option(ours), theirs, tree) => Tree::Option(Some(Box::new(self.convert_node(ours, theirs, tree)?))),
             (ours, Node::Option(theirs), Tree::Option(inner)) => {
-                self.convert_node(ours, theirs, inner.as_ref().ok_or(Data)?)?
+                self.convert_plain(ours, theirs, inner.as_ref().ok_or(Data)?)?
             }
             (
                 Node::List(ours) | Node::Set(ours) | Node::Array(ours, _),
@@ -822,7 +822,7 @@ impl Maker {
             self.change(ours, None);
             return;
         }
-        if self.one_in(12) && self.may_know_an_older_type() {
+        if self.one_in(8) && self.may_know_an_older_type() {
             let from =
                 if self.one_in(3) { self.leaf() } else { Node::Named(self.random.below(theirs.named.len()) + older) };
             ours.named[place].from = Some(from);
@@ -861,7 +861,7 @@ impl Maker {
         older: usize,
     ) {
         let at = self.random.below(fields.len());
-        match self.random.below(10) {
+        match self.random.below(11) {
             0 => {
                 if let Some(name) = self.unused(|name| fields.iter().any(|field| field.name == name), &NAMES) {
                     let mut field = self.field(&name, place, older, false);
@@ -889,6 +889,13 @@ impl Maker {
             }
             4 => self.shuffle(fields),
             5 => fields[at].default = !fields[at].default,
+            7 => {
+                // What need not be there in the old process.
+                let name = &fields[at].name;
+                if let Some(theirs) = theirs.iter_mut().find(|their| their.name == *name) {
+                    theirs.node = Node::Option(Box::new(theirs.node.clone()));
+                }
+            }
             6 if self.may_know_an_older_type() => {
                 let mut from = if self.one_in(3) { self.node(1, place, older, false) } else { fields[at].node.clone() };
                 if self.one_in(2) {
@@ -1026,6 +1033,9 @@ impl Maker {
         }));
         for _ in 0..self.random.below(5) {
             self.edit(&mut ours, &mut theirs, older);
+        }
+        if self.one_in(8) {
+            theirs.root = Node::Option(Box::new(theirs.root));
         }
         // A roll-back as often as an upgrade.
         if self.froms == 0 && self.one_in(2) { (theirs, ours) } else { (ours, theirs) }
