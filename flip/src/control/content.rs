@@ -8,7 +8,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -186,11 +187,11 @@ pub(crate) fn freeze_and_send(
 }
 
 struct Reader<'a> {
-    socket: OwnedFd,
+    socket: File,
     shared: &'a Shared,
-    /// The frame that is next, as far as its head.
-    head: Option<Head>,
     section_ended: bool,
+    /// How many bytes of the current frame have not been read.
+    left: usize,
     /// The old process closed its end.
     ended: bool,
     /// Memory for what is large, the smallest first.
@@ -199,18 +200,17 @@ struct Reader<'a> {
     sizes_to_come: bool,
 }
 
-struct Head {
-    length: usize,
-    fds: Vec<OwnedFd>,
-}
-
-impl Head {
-    fn is_end(&self) -> bool {
-        self.length == 0 && self.fds.is_empty()
-    }
-}
-
 impl Reader<'_> {
+    /// Goes to the next section; what was wanted of this one has been read.
+    fn end_section(&mut self) -> io::Result<()> {
+        let (mut bytes, mut fds) = (Vec::new(), VecDeque::new());
+        if self.receive(&mut bytes, &mut fds)? > 0 || !fds.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a section goes on after its state"));
+        }
+        self.section_ended = false;
+        Ok(())
+    }
+
     /// Reads what is left of the section, so that the next one can begin.
     fn skip_section(&mut self) -> io::Result<()> {
         let (mut bytes, mut fds) = (Vec::new(), VecDeque::new());
@@ -223,20 +223,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn read_exactly(&mut self, bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
-        if fd::recv_all(self.socket.as_fd(), bytes, length)? < length {
-            self.ended = true;
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(())
+    fn read_exactly(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let result = self.socket.read_exact(bytes);
+        self.ended |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+        result
     }
 
-    fn head(&mut self) -> io::Result<Head> {
-        if let Some(head) = self.head.take() {
-            return Ok(head);
-        }
-        let mut start = [0; 8];
-        let first = match fd::recv(self.socket.as_fd(), &mut start) {
+    /// Reads the head of the next frame, and takes the descriptors that come with it.
+    fn begin_frame(&mut self, fds: &mut VecDeque<OwnedFd>) -> io::Result<()> {
+        let mut frame = [0; 8];
+        let first = match fd::recv(self.socket.as_fd(), &mut frame) {
             // What its end says when the old process died with something unread there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 self.ended = true;
@@ -252,26 +248,35 @@ impl Reader<'_> {
         if first.truncated {
             return invalid("descriptors were lost on the way: is the limit reached?");
         }
-        let mut frame = start[..first.len].to_vec();
-        self.read_exactly(&mut frame, 8 - first.len)?;
-        let [a, b, c, d, e, f, g, h] = *frame.first_chunk().expect("so many were read");
+        let have = first.len;
+        self.read_exactly(&mut frame[have..])?;
+        let [a, b, c, d, e, f, g, h] = frame;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         if first.fds.len() != u32::from_le_bytes([e, f, g, h]) as usize || length > FRAME {
             return invalid("a frame of the content makes no sense");
         }
-        Ok(Head { length, fds: first.fds })
+        let none = first.fds.is_empty();
+        fds.extend(first.fds);
+        self.left = length;
+        self.section_ended = length == 0 && none;
+        Ok(())
+    }
+
+    /// Goes to where there are bytes, past frames of descriptors alone, or to the end of the section.
+    fn seek_bytes(&mut self, fds: &mut VecDeque<OwnedFd>) -> io::Result<()> {
+        while self.left == 0 && !self.section_ended {
+            self.begin_frame(fds)?;
+        }
+        Ok(())
     }
 
     /// Makes memory ready, as far as there is any, and as far as old says in time what for.
     fn make_room(&mut self) -> io::Result<()> {
         fd::receive_within(self.socket.as_fd(), SIZES_PATIENCE)?;
-        let first = self.head();
-        if first.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        match self.begin_frame(&mut VecDeque::new()) {
             // A silent old process is not waited for here: the deadline for the content decides about it.
-            self.sizes_to_come = true;
-        } else {
-            self.head = Some(first?);
-            self.fill_room()?;
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sizes_to_come = true,
+            begun => begun.and_then(|()| self.fill_room())?,
         }
         fd::receive_within(self.socket.as_fd(), Duration::ZERO)
     }
@@ -322,37 +327,19 @@ fn memory_to_spare() -> u64 {
 
 impl Source for Reader<'_> {
     fn receive(&mut self, buffer: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
-        loop {
-            if self.section_ended {
-                return Ok(0);
-            }
-            let head = self.head()?;
-            if head.is_end() {
-                self.section_ended = true;
-                return Ok(0);
-            }
-            fds.extend(head.fds);
-            self.read_exactly(buffer, head.length)?;
-            self.shared.progress.mark();
-            // A frame of descriptors alone is not the end.
-            if head.length > 0 {
-                return Ok(head.length);
-            }
-        }
+        self.seek_bytes(fds)?;
+        let start = buffer.len();
+        buffer.resize(start + self.left, 0);
+        self.fill(&mut buffer[start..], fds)
     }
 
-    fn receive_bulk(&mut self, bytes: &mut Vec<u8>, most: usize) -> io::Result<Option<usize>> {
-        if self.section_ended {
-            return Ok(None);
-        }
-        let head = self.head()?;
-        if head.length == 0 || head.length > most || !head.fds.is_empty() {
-            self.head = Some(head);
-            return Ok(None);
-        }
-        self.read_exactly(bytes, head.length)?;
+    fn fill(&mut self, bytes: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        self.seek_bytes(fds)?;
+        let length = bytes.len().min(self.left);
+        self.read_exactly(&mut bytes[..length])?;
+        self.left -= length;
         self.shared.progress.mark();
-        Ok(Some(head.length))
+        Ok(length)
     }
 
     fn room(&mut self, size: usize) -> Option<Vec<u8>> {
@@ -366,8 +353,8 @@ impl Source for Reader<'_> {
 /// New's side, on a thread of its own: restores each state as it arrives, opens what old has closed, and tells the control
 /// thread.
 pub(crate) fn receive_and_restore(shared: &Arc<Shared>, socket: OwnedFd) {
-    let (head, room) = (None, Vec::new());
-    let mut reader = Reader { socket, shared, head, section_ended: false, ended: false, room, sizes_to_come: false };
+    let (socket, room) = (File::from(socket), Vec::new());
+    let mut reader = Reader { socket, shared, section_ended: false, left: 0, ended: false, room, sizes_to_come: false };
     let made = reader.make_room();
     // Until then nothing is to freeze, and where it failed there is nothing to wait for.
     shared.notes.send(Note::RoomMade);
@@ -400,17 +387,16 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
                 // Who declares states has started the runtime.
                 let _entered = shared.enter();
                 state.restore(reader)?;
+                reader.end_section().map_err(cut)?;
             }
             // `main` may be waiting for one that comes later, and asks for this one only then.
             Looked::Unknown => {
                 let (bytes, fds) = reader.section(usize::MAX).map_err(cut)?;
                 early.push((name, Early { bytes, fds }));
-                continue;
             }
             // Those were reported when `main` had all of its parameters.
-            Looked::Unwanted => {}
+            Looked::Unwanted => reader.skip_section().map_err(cut)?,
         }
-        reader.skip_section().map_err(cut)?;
     }
     // What nobody needed.
     reader.room = Vec::new();

@@ -9,6 +9,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
+use bytemuck::{NoUninit, Pod};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -25,6 +26,9 @@ pub(crate) const DESCRIPTORS: usize = 253;
 /// How deep values may lie in each other. A state that is deeper is refused, by both sides, before a stack overflows.
 pub(crate) const DEPTH: usize = 128;
 
+// What lets numbers go as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "flip's form of numbers is little-endian");
+
 /// Elements that take no bytes and so could be claimed without end.
 const EMPTY_ELEMENTS: u64 = 64 * 1024;
 
@@ -33,6 +37,9 @@ pub(crate) const BULK: usize = 1024 * 1024;
 
 /// What a leaf of serde's gathers before it goes on as one piece.
 const PIECE: usize = 64 * 1024;
+
+/// From how many bytes on they are received where they will lie.
+const DIRECT: usize = 64 * 1024;
 
 /// Where a [`Saver`] sends to.
 pub(crate) trait Sink {
@@ -53,10 +60,10 @@ pub(crate) trait Source {
     /// Appends what has arrived and says how many bytes; 0 is the end. Waits only while there is nothing at all.
     fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize>;
 
-    /// Appends at most `most` bytes if they can go there without a detour; nothing where [`receive`](Self::receive) has to
-    /// be asked.
-    fn receive_bulk(&mut self, _bytes: &mut Vec<u8>, _most: usize) -> io::Result<Option<usize>> {
-        Ok(None)
+    /// The same into what is there already, as far as that goes: what is many bytes long is spared a copy. A source that
+    /// cannot says 0; what comes next is then received as usual.
+    fn fill(&mut self, _: &mut [u8], _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        Ok(0)
     }
 
     /// Memory for so many bytes that was made ready before the freeze.
@@ -194,26 +201,10 @@ impl<'a> Saver<'a> {
         found
     }
 
-    /// Fixed-width numbers, as they lie in memory on the machines that flip runs on.
+    /// Fixed-width numbers, which lie in memory as they go.
     #[inline]
-    pub(super) fn packed<const SIZE: usize, T: Copy>(
-        &mut self,
-        items: &[T],
-        bytes_of: fn(T) -> [u8; SIZE],
-    ) -> Result<(), SaveError> {
-        if self.found(size_of_val(items)) {
-            return Ok(());
-        }
-        for items in items.chunks(CHUNK / SIZE) {
-            self.room(items.len() * SIZE)?;
-            let start = self.buffer.len();
-            self.buffer.resize(start + items.len() * SIZE, 0);
-            let (places, _) = self.buffer[start..].as_chunks_mut::<SIZE>();
-            for (place, &item) in places.iter_mut().zip(items) {
-                *place = bytes_of(item);
-            }
-        }
-        Ok(())
+    pub(super) fn packed<T: NoUninit>(&mut self, items: &[T]) -> Result<(), SaveError> {
+        self.bytes(bytemuck::cast_slice(items))
     }
 
     pub(super) fn text(&mut self, text: &str) -> Result<(), SaveError> {
@@ -263,7 +254,7 @@ impl<'a> Saver<'a> {
     #[inline]
     pub fn enter(&mut self) -> Result<(), SaveError> {
         if self.depth == DEPTH {
-            return Err(SaveError::new(format!("values lie more than {DEPTH} deep in each other")));
+            return Err(SaveError::new(too_deep(DEPTH)));
         }
         self.depth += 1;
         Ok(())
@@ -428,6 +419,18 @@ impl<'a> Restorer<'a> {
         claimed.min(room / size_of::<T>().max(1))
     }
 
+    /// Makes room for `more` of `length` elements, and for as many as may be made room for, where that is a few times what
+    /// there is: each growth is a copy.
+    #[inline]
+    pub(super) fn grow<T>(&self, items: &mut Vec<T>, length: usize, more: usize) {
+        if items.capacity() - items.len() < more {
+            let room = self.capacity::<T>(length);
+            if room == length || room / 2 > items.len() {
+                items.reserve_exact(room.saturating_sub(items.len()));
+            }
+        }
+    }
+
     /// Counts an element that took no bytes since `before`; a length alone could claim any number of them.
     #[inline]
     pub(super) fn element_since(&mut self, before: u64) -> Result<(), RestoreError> {
@@ -440,16 +443,27 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
-    /// Gives `length` bytes in one or several parts, as they are there.
-    fn parts(&mut self, mut length: usize, mut take: impl FnMut(&[u8])) -> Result<(), RestoreError> {
-        while length > 0 {
-            if self.rest().is_empty() {
-                self.receive()?;
+    /// Fills all of `bytes`; those that have not come go there directly, where the source can.
+    fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), RestoreError> {
+        while !bytes.is_empty() {
+            let mut part = bytes.len().min(self.rest().len());
+            if part > 0 {
+                bytes[..part].copy_from_slice(&self.rest()[..part]);
+                self.position += part;
+            } else {
+                part = match &mut self.source {
+                    Some(source) if bytes.len() >= DIRECT => {
+                        source.fill(bytes, &mut self.descriptors).map_err(not_received)?
+                    }
+                    _ => 0,
+                };
+                self.passed += part as u64;
+                self.within_limit()?;
+                if part == 0 {
+                    self.receive()?;
+                }
             }
-            let part = length.min(self.rest().len());
-            take(&self.rest()[..part]);
-            self.position += part;
-            length -= part;
+            bytes = &mut bytes[part..];
         }
         Ok(())
     }
@@ -465,34 +479,6 @@ impl<'a> Restorer<'a> {
         Ok(part as u64)
     }
 
-    pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
-        if length >= BULK {
-            return self.bulk(length);
-        }
-        let mut bytes = Vec::with_capacity(self.capacity::<u8>(length));
-        self.parts(length, |part| bytes.extend_from_slice(part))?;
-        Ok(bytes)
-    }
-
-    #[cold]
-    fn bulk(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
-        let room = self.source.as_mut().and_then(|source| source.room(length));
-        let mut bytes = room.unwrap_or_else(|| Vec::with_capacity(self.capacity::<u8>(length)));
-        while bytes.len() < length {
-            let left = length - bytes.len();
-            if self.rest().is_empty()
-                && let Some(source) = &mut self.source
-                && let Some(some) = source.receive_bulk(&mut bytes, left).map_err(not_received)?
-            {
-                self.passed += some as u64;
-                self.within_limit()?;
-                continue;
-            }
-            self.part(left, |part| bytes.extend_from_slice(part))?;
-        }
-        Ok(bytes)
-    }
-
     #[inline]
     pub(super) fn exact<const SIZE: usize>(&mut self) -> Result<[u8; SIZE], RestoreError> {
         loop {
@@ -505,23 +491,32 @@ impl<'a> Restorer<'a> {
         }
     }
 
+    #[inline]
+    pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
+        let room = if length >= BULK { self.source.as_mut().and_then(|source| source.room(length)) } else { None };
+        match room {
+            Some(room) => self.packed_into(room, length),
+            None => self.packed(length),
+        }
+    }
+
     /// What [`Saver::packed`] wrote.
     #[inline]
-    pub(super) fn packed<const SIZE: usize, T>(
-        &mut self,
-        length: usize,
-        from_bytes: fn([u8; SIZE]) -> T,
-    ) -> Result<Vec<T>, RestoreError> {
-        let mut items = Vec::with_capacity(self.capacity::<T>(length));
+    pub(super) fn packed<T: Pod>(&mut self, length: usize) -> Result<Vec<T>, RestoreError> {
+        self.packed_into(Vec::with_capacity(self.capacity::<T>(length)), length)
+    }
+
+    #[inline]
+    fn packed_into<T: Pod>(&mut self, mut items: Vec<T>, length: usize) -> Result<Vec<T>, RestoreError> {
         while items.len() < length {
-            let (places, _) = self.rest().as_chunks::<SIZE>();
-            let places = &places[..places.len().min(length - items.len())];
-            let used = places.len() * SIZE;
-            items.extend(places.iter().map(|&place| from_bytes(place)));
-            self.position += used;
-            if used == 0 {
-                self.receive()?;
-            }
+            // In steps: room that is made at once has left the processor's cache before it is filled. First what is there,
+            // so that the rest can be received where it will lie.
+            let (from, most) = (items.len(), CHUNK / size_of::<T>());
+            let there = Some(self.rest().len() / size_of::<T>()).filter(|&there| there > 0);
+            let step = there.unwrap_or(most).min(most).min(length - from);
+            self.grow(&mut items, length, step);
+            items.resize(from + step, T::zeroed());
+            self.fill(bytemuck::cast_slice_mut(&mut items[from..]))?;
         }
         Ok(items)
     }
@@ -597,7 +592,7 @@ impl<'a> Restorer<'a> {
     #[inline]
     pub fn enter(&mut self) -> Result<(), RestoreError> {
         if self.depth >= self.limits.depth {
-            return Err(RestoreError::new(format!("values lie more than {} deep in each other", self.limits.depth)));
+            return Err(RestoreError::new(too_deep(self.limits.depth)));
         }
         self.depth += 1;
         Ok(())
@@ -608,6 +603,11 @@ impl<'a> Restorer<'a> {
     pub fn leave(&mut self) {
         self.depth -= 1;
     }
+}
+
+#[cold]
+fn too_deep(depth: usize) -> String {
+    format!("values lie more than {depth} deep in each other")
 }
 
 #[cold]

@@ -58,34 +58,6 @@ pub(crate) fn receive_within(sock: BorrowedFd<'_>, time: Duration) -> io::Result
     Ok(())
 }
 
-/// Appends `length` bytes of a stream, fewer only at its end, into room that need not have been written before.
-///
-/// # Errors
-/// Those of recv(2); what came before is appended all the same.
-pub(crate) fn recv_all(sock: BorrowedFd<'_>, bytes: &mut Vec<u8>, length: usize) -> io::Result<usize> {
-    bytes.reserve(length);
-    let mut received = 0;
-    while received < length {
-        let room = bytes.spare_capacity_mut();
-        // SAFETY: the pointer leads to the spare capacity, which is at least `length - received` long by the line above
-        // the loop; the kernel only writes there.
-        let some =
-            unsafe { libc::recv(sock.as_raw_fd(), room.as_mut_ptr().cast(), length - received, libc::MSG_WAITALL) };
-        match Errno::result(some) {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(0) => break,
-            Ok(some) => {
-                let some = some as usize;
-                // SAFETY: recv has written so many bytes behind the vector's end.
-                unsafe { bytes.set_len(bytes.len() + some) };
-                received += some;
-            }
-        }
-    }
-    Ok(received)
-}
-
 /// Sends one message, or on a stream as much of it as fits, with the descriptors.
 ///
 /// # Errors

@@ -44,7 +44,10 @@ pub(in super::super) fn restore_items<T, C: Codec<T>>(
     for index in 0..length {
         let before = input.consumed();
         match codec.restore_item(input) {
-            Ok(item) => items.push(item),
+            Ok(item) => {
+                input.grow(&mut items, length, 1);
+                items.push(item);
+            }
             Err(error) => return Err(error.at(index)),
         }
         input.element_since(before)?;
@@ -53,21 +56,19 @@ pub(in super::super) fn restore_items<T, C: Codec<T>>(
 }
 
 #[inline]
-fn restore_pairs<K, V, A: Codec<K>, B: Codec<V>>(
+fn restore_pair<K, V, A: Codec<K>, B: Codec<V>>(
     Pair(key, value): Pair<A, B>,
     input: &mut Restorer<'_>,
-    length: usize,
-    mut insert: impl FnMut(K, V),
-) -> Result<(), RestoreError> {
-    for index in 0..length {
-        let before = input.consumed();
-        match key.restore(input).and_then(|key| Ok((key, value.restore(input)?))) {
-            Ok((key, value)) => insert(key, value),
-            Err(error) => return Err(error.at(index)),
+    index: usize,
+) -> Result<(K, V), RestoreError> {
+    let before = input.consumed();
+    match key.restore(input).and_then(|key| Ok((key, value.restore(input)?))) {
+        Ok(pair) => {
+            input.element_since(before)?;
+            Ok(pair)
         }
-        input.element_since(before)?;
+        Err(error) => Err(error.at(index)),
     }
-    Ok(())
 }
 
 /// The list as one slice where it is one already; then numbers go as one piece.
@@ -166,10 +167,18 @@ where
 
     fn restore(self, input: &mut Restorer<'_>) -> Result<HashMap<K, V, S>, RestoreError> {
         let length = input.length()?;
-        let mut map = HashMap::with_capacity_and_hasher(input.capacity::<(K, V)>(length), S::default());
-        restore_pairs(self, input, length, |key, value| {
+        // A table that grows takes up each key again. So it waits until what came bears out all of it.
+        let mut early = Vec::new();
+        while early.len() < length && input.capacity::<(K, V)>(length) < length {
+            early.push(restore_pair(self, input, early.len())?);
+        }
+        let first = early.len();
+        let mut map = HashMap::with_capacity_and_hasher(length, S::default());
+        map.extend(early);
+        for index in first..length {
+            let (key, value) = restore_pair(self, input, index)?;
             map.insert(key, value);
-        })?;
+        }
         Ok(map)
     }
 }
@@ -188,7 +197,9 @@ impl<K: Ord, V, A: Codec<K>, B: Codec<V>> Codec<BTreeMap<K, V>> for Pair<A, B> {
     fn restore(self, input: &mut Restorer<'_>) -> Result<BTreeMap<K, V>, RestoreError> {
         let length = input.length()?;
         let mut pairs = Vec::with_capacity(input.capacity::<(K, V)>(length));
-        restore_pairs(self, input, length, |key, value| pairs.push((key, value)))?;
+        for index in 0..length {
+            pairs.push(restore_pair(self, input, index)?);
+        }
         // Built from a sorted list at once, which they came as.
         Ok(pairs.into_iter().collect())
     }

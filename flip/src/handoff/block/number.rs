@@ -12,7 +12,7 @@ use super::{
 };
 
 macro_rules! numbers {
-    ($($ty:ty as $wire:ty, $leaf:ident, $size:literal;)*) => { $(
+    ($($ty:ty as $wire:ty, $leaf:ident;)*) => { $(
         impl Handoff for $ty {
             fn schema(_: &mut Schemas) -> Type {
                 Type::leaf(Leaf::$leaf)
@@ -40,31 +40,31 @@ macro_rules! numbers {
 
             #[inline]
             fn save_slice<'a>(items: &'a [Self], out: &mut Saver<'a>) -> Result<(), SaveError> {
-                out.packed::<$size, Self>(items, |item| (item as $wire).to_le_bytes())
+                out.packed(items)
             }
 
             #[inline]
             fn restore_vec(input: &mut Restorer<'_>, length: usize) -> Result<Vec<Self>, RestoreError> {
-                input.packed::<$size, Self>(length, |bytes| <$wire>::from_le_bytes(bytes) as Self)
+                input.packed(length)
             }
         }
     )* };
 }
 
 numbers! {
-    u16 as u16, U16, 2;
-    u32 as u32, U32, 4;
-    u64 as u64, U64, 8;
-    u128 as u128, U128, 16;
-    usize as u64, U64, 8;
-    i8 as i8, I8, 1;
-    i16 as i16, I16, 2;
-    i32 as i32, I32, 4;
-    i64 as i64, I64, 8;
-    i128 as i128, I128, 16;
-    isize as i64, I64, 8;
-    f32 as f32, F32, 4;
-    f64 as f64, F64, 8;
+    u16 as u16, U16;
+    u32 as u32, U32;
+    u64 as u64, U64;
+    u128 as u128, U128;
+    usize as u64, U64;
+    i8 as i8, I8;
+    i16 as i16, I16;
+    i32 as i32, I32;
+    i64 as i64, I64;
+    i128 as i128, I128;
+    isize as i64, I64;
+    f32 as f32, F32;
+    f64 as f64, F64;
 }
 
 // What makes the casts above exact.

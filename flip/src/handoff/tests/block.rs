@@ -33,6 +33,10 @@ macro_rules! extremes {
     )* };
 }
 
+fn again(kept: &Kept) -> VecDeque<(Vec<u8>, Vec<OwnedFd>)> {
+    kept.chunks.iter().map(|(bytes, _)| (bytes.clone(), Vec::new())).collect()
+}
+
 #[test]
 fn numbers() {
     extremes!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
@@ -176,6 +180,94 @@ fn large_values_cross_chunks() {
     let texts: Vec<String> = (0..100_000u32).map(|n| n.to_string()).collect();
     let value = (numbers, 1u8, texts);
     assert_eq!(received::<(Vec<u64>, u8, Vec<String>)>(sent(&value)).unwrap(), value);
+}
+
+/// Numbers and text of every length around what is sent, and received, at once, in front of something else.
+#[test]
+fn numbers_in_bulk_cross_chunks() {
+    fn check<T: Handoff + Clone + PartialEq + Debug>(item: impl Fn(u64) -> T) {
+        let mut random = Random(0xb01d);
+        for bytes in [0, 64 * 1024, CHUNK, 2 * CHUNK, 5 * CHUNK] {
+            for more in [-2, -1, 0, 1, 2] {
+                let count = (bytes / size_of::<T>()).saturating_add_signed(more);
+                let value = (vec![1u16; 3], (0..count).map(|_| item(random.next())).collect::<Vec<T>>(), 7u64);
+                let kept = sent(&value);
+                for (dribble, direct) in [(None, false), (None, true), (Some(65_537), true), (Some(4093), false)] {
+                    let kept = Kept { chunks: again(&kept), dribble, direct, filled: 0 };
+                    let read = received::<(Vec<u16>, Vec<T>, u64)>(kept).unwrap();
+                    assert!(read == value, "{count} of {} bytes each", size_of::<T>());
+                }
+            }
+        }
+    }
+    check(|random| random as u8);
+    check(|random| random as i16);
+    check(|random| random as f32);
+    check(|random| random);
+    check(|random| u128::from(random) << 64 | 5);
+}
+
+#[test]
+fn what_is_long_is_received_where_it_will_lie() {
+    fn check<T: Handoff>(value: &T) {
+        let mut kept = Kept { direct: true, ..sent(value) };
+        let mut input = Restorer::new(&mut kept, Limits::default());
+        restore::<T>(&mut input).unwrap();
+        input.finish().unwrap();
+        // All but the first chunk, and less than one at the end.
+        assert!(kept.filled >= 6 * CHUNK, "only {} bytes", kept.filled);
+    }
+    check(&vec![7u8; 8 * CHUNK]);
+    check(&vec![7u64; CHUNK]);
+    check(&(1u8, vec![7u128; CHUNK / 2], 2u8));
+    check(&"a".repeat(8 * CHUNK));
+}
+
+#[test]
+fn numbers_go_in_little_endian_order_in_every_form() {
+    let numbers = vec![0x0102u16, 0xfffe];
+    let bytes = [2, 0x02, 0x01, 0xfe, 0xff];
+    assert_eq!(sent(&numbers).bytes(), bytes);
+    assert_eq!(sent(&VecDeque::from(numbers.clone())).bytes(), bytes);
+    assert_eq!(sent(&LinkedList::from_iter(numbers.clone())).bytes(), bytes);
+    assert_eq!(sent(&numbers.iter().copied().map(Wrapping).collect::<Vec<_>>()).bytes(), bytes);
+    assert_eq!(sent(&vec![-2.5f64]).bytes(), [&[1][..], &(-2.5f64).to_le_bytes()].concat());
+}
+
+#[test]
+fn long_text_is_checked_wherever_it_is_cut() {
+    for size in [CHUNK - 7, CHUNK - 6, CHUNK - 5, 3 * CHUNK] {
+        let mut text = "ß".repeat(size / 2);
+        text.push('a');
+        assert_eq!(round_trip(&text), text);
+        let mut bytes = text.into_bytes();
+        let last = bytes.len() - 2;
+        bytes[last] = b'a';
+        for direct in [false, true] {
+            assert!(received::<String>(Kept { direct, ..sent(&bytes) }).is_err(), "{size} bytes");
+        }
+    }
+}
+
+/// A map is built early or late, as far as what came bears out its size.
+#[test]
+fn maps_of_every_size() {
+    for count in [0, 1, 1000, 50_000] {
+        same((0..count).map(|n: u32| (n.to_string(), n)).collect::<HashMap<_, _>>());
+        // Far fewer bytes come than the entries take.
+        same((0..count).map(|n| (n, [None::<u64>; 4])).collect::<HashMap<u32, _>>());
+    }
+    let twice = sent(&vec![(1u8, 2u8), (1, 3)]);
+    assert_eq!(received::<HashMap<u8, u8>>(twice).unwrap(), HashMap::from([(1, 3)]));
+}
+
+#[test]
+fn an_entry_that_fails_says_which_it_is() {
+    for good in [0, 3, 100_000u32] {
+        let pairs: Vec<(u32, u8)> = (0..good).map(|n| (n, 1)).chain([(good, 7)]).collect();
+        let error = received::<HashMap<u32, bool>>(sent(&pairs)).unwrap_err();
+        assert!(error.path().ends_with(&format!("[{good}]")), "{error}");
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn restore_from(bytes: &[u8], dribble: bool) {
     if dribble {
         let chunks = VecDeque::from([(bytes.to_vec(), Vec::new())]);
         // An error is as good as a value; only a panic, an abort or no end would not be.
-        drop(received::<Everything>(Kept { chunks, dribble: Some(3) }));
+        drop(received::<Everything>(Kept { chunks, dribble: Some(3), ..Kept::default() }));
     } else {
         let mut input = Restorer::from_bytes(bytes.to_vec(), Limits::default());
         drop(restore::<Everything>(&mut input));

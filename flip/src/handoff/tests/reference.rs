@@ -1308,7 +1308,7 @@ fn compare(seed: u64, seen: &mut Seen) -> Result<(), String> {
         }
         if !plan.is_needed() {
             // Then the types of this process read them as they are.
-            let mut kept = Kept { chunks: VecDeque::from([(bytes.clone(), descriptors)]), dribble: None };
+            let mut kept = Kept { chunks: VecDeque::from([(bytes.clone(), descriptors)]), ..Kept::default() };
             let mut input = Restorer::new(&mut kept, Limits::default());
             let got = Reader { schema: &ours, input: &mut input }.node((&ours.root, false));
             let got = got.and_then(|tree| input.finish().map(|()| tree));
