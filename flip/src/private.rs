@@ -19,6 +19,59 @@ pub use crate::handoff::{
 };
 use crate::listen::ToAddress;
 
+/// The codec without a process around it, for the benchmarks of this repository: bytes go and come in pieces, as through
+/// a socket.
+pub mod bench {
+    use std::{collections::VecDeque, io, os::fd::OwnedFd};
+
+    use super::{Handoff, RestoreError, SaveError};
+    use crate::handoff::{self, CHUNK, Limits, Restorer, Schema, Sink, Source};
+
+    struct Written<'b>(&'b mut Vec<u8>);
+
+    impl Sink for Written<'_> {
+        fn send(&mut self, bytes: &[u8], _: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    impl Source for &[u8] {
+        fn receive(&mut self, bytes: &mut Vec<u8>, _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+            let (piece, rest) = self.split_at(self.len().min(CHUNK));
+            bytes.extend_from_slice(piece);
+            *self = rest;
+            Ok(piece.len())
+        }
+
+        fn fill(&mut self, bytes: &mut [u8], _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+            let (piece, rest) = self.split_at(self.len().min(bytes.len()).min(CHUNK));
+            bytes[..piece.len()].copy_from_slice(piece);
+            *self = rest;
+            Ok(piece.len())
+        }
+    }
+
+    pub fn save<T: Handoff>(value: &T, bytes: &mut Vec<u8>) -> Result<(), SaveError> {
+        handoff::save(value, &mut Written(bytes))
+    }
+
+    pub fn restore<T: Handoff>(mut bytes: &[u8]) -> Result<T, RestoreError> {
+        let mut input = Restorer::new(&mut bytes, Limits::default());
+        let value = handoff::restore(&mut input)?;
+        input.finish()?;
+        Ok(value)
+    }
+
+    /// Reads what [`save`] wrote of an `Old` of another schema.
+    pub fn restore_from<Old: Handoff, T: Handoff>(mut bytes: &[u8]) -> Result<T, RestoreError> {
+        let plan = Schema::of::<T>().plan(&Schema::of::<Old>()).map_err(|m| RestoreError::new(m.to_string()))?;
+        assert!(plan.is_needed(), "the two schemas are the same");
+        let input = Restorer::new(&mut bytes, Limits::default());
+        handoff::restore_matched(input, &plan, Limits::default())
+    }
+}
+
 /// What `main` returned. A value that is an error has words for the old process; another has none.
 pub struct Ended<'r, R>(pub &'r R);
 
