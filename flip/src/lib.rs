@@ -99,6 +99,8 @@ mod drain;
 mod entry;
 mod error;
 mod exclusive;
+#[cfg(test)]
+mod golden;
 #[cfg(doc)]
 pub mod guide;
 mod handle;

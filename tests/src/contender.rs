@@ -16,8 +16,10 @@ pub const ADDRESS: &str = "BENCH_ADDR";
 pub const LISTENER: &str = "BENCH_LISTENER";
 /// Which generation of its chain a process is.
 pub const GENERATION: &str = "BENCH_GENERATION";
-/// How many bytes `/touch` allocates and writes to.
+/// How many bytes `/touch` allocates and writes to, or `/fill` puts into the state.
 pub const RESIDENT: &str = "BENCH_RESIDENT";
+/// What kind of a large state `/fill` makes: `none`, `vectors` or `region`.
+pub const STATE: &str = "BENCH_STATE";
 
 /// Everything but `/`, which counts in whatever way the contender keeps its count.
 pub fn routes<S: Clone + Send + Sync + 'static>(generation: u64) -> Router<S> {

@@ -6,6 +6,7 @@
 
 mod chain;
 pub mod client;
+pub mod copy;
 mod gate;
 pub mod history;
 pub mod http;

@@ -11,8 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// A channel: the two ends of it.
 pub fn channel() -> (Peer, OwnedFd) {
@@ -28,6 +28,12 @@ pub struct Peer(pub OwnedFd);
 pub struct Message {
     pub value: Value,
     pub descriptors: Vec<OwnedFd>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: Option<u32>,
+    generation: Option<u64>,
 }
 
 /// What crosses the channel: the length and the number of descriptors, then the message.
@@ -104,10 +110,11 @@ impl Peer {
             return Ok(None);
         }
         let body = &buffer[8..bytes];
-        // A schema is bytes, for which JSON has nothing: then the name of the message will do.
+        // A schema is bytes, for which JSON has nothing: then the name of the message will do, and what an offer begins with.
         let value = rmp_serde::from_slice(body).or_else(|_| {
-            let named: HashMap<String, IgnoredAny> = rmp_serde::from_slice(body).map_err(io::Error::other)?;
-            Ok::<_, io::Error>(named.into_keys().map(|name| (name, Value::Null)).collect())
+            let named: HashMap<String, Head> = rmp_serde::from_slice(body).map_err(io::Error::other)?;
+            let head = |head: Head| json!({ "version": head.version, "generation": head.generation });
+            Ok::<_, io::Error>(named.into_iter().map(|(name, message)| (name, head(message))).collect())
         })?;
         Ok(Some(Message { value, descriptors }))
     }

@@ -10,6 +10,10 @@ use flip_tests::{Chain, Exit, Mark, PATIENCE, Process, Start};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+const SERVICE: &str = env!("CARGO_BIN_EXE_service");
+/// The same with what stands for a later flip, which speaks two versions of the protocol.
+const NEXT: &str = env!("CARGO_BIN_EXE_service_next");
+
 /// The new process, which does what it is told.
 struct Stranger {
     stream: BufReader<UnixStream>,
@@ -52,8 +56,8 @@ fn hello(oldest: u32, newest: u32) -> Value {
     json!({ "Hello": { "oldest": oldest, "newest": newest, "flip": "0.1.0" } })
 }
 
-fn start() -> (Chain, Stranger, Mark, std::collections::BTreeMap<i32, String>) {
-    let service = Start::new(env!("CARGO_BIN_EXE_service"))
+fn start(program: &str) -> (Chain, Stranger, Mark, std::collections::BTreeMap<i32, String>) {
+    let service = Start::new(program)
         .env("FLIP_READY_TIMEOUT", "500ms")
         .env("FLIP_FREEZE_TIMEOUT", "300ms")
         .env("FLIP_QUIESCE_TIMEOUT", "0ms")
@@ -73,7 +77,11 @@ fn start() -> (Chain, Stranger, Mark, std::collections::BTreeMap<i32, String>) {
 
 /// The old process takes the handoff back, says this, and all is as before.
 fn refused(act: impl FnOnce(&mut Stranger), why: &str) {
-    let (mut service, mut stranger, mark, descriptors) = start();
+    refused_by(SERVICE, act, why);
+}
+
+fn refused_by(program: &str, act: impl FnOnce(&mut Stranger), why: &str) {
+    let (mut service, mut stranger, mark, descriptors) = start(program);
     act(&mut stranger);
     let report = service.upgraded(mark).unwrap_err();
     assert!(report.contains(why), "{report}");
@@ -81,7 +89,7 @@ fn refused(act: impl FnOnce(&mut Stranger), why: &str) {
     service.only(&[service.owner()]);
     service.until("no descriptor is left open", || service.owner().descriptors() == descriptors);
     assert_eq!(service.tell("add"), "2");
-    service.install("service", |path| symlink(env!("CARGO_BIN_EXE_service"), path).unwrap());
+    service.install("service", |path| symlink(program, path).unwrap());
     let old = service.upgrade().unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(service.exit(&old), Exit::Status(0));
     assert_eq!(service.tell("add"), "3");
@@ -127,7 +135,24 @@ fn versions_that_the_old_process_does_not_speak() {
 
 #[test]
 fn version_of_a_later_flip_that_still_speaks_this_one() {
-    refused(|new| new.say(&hello(1, 9)), "was not ready within 500ms");
+    is_offered(SERVICE, (1, 9), 1);
+}
+
+#[test]
+fn newest_version_that_both_speak_is_offered() {
+    is_offered(NEXT, (1, 1), 1);
+    is_offered(NEXT, (1, 2), 2);
+    is_offered(NEXT, (2, 9), 2);
+    refused_by(NEXT, |new| new.say(&hello(3, 9)), "speaks versions 3 to 9 of the protocol, this one 1 to 2");
+}
+
+fn is_offered(program: &str, (oldest, newest): (u32, u32), version: u32) {
+    let speaks = |new: &mut Stranger| {
+        new.say(&hello(oldest, newest));
+        let offer = new.tell("hear");
+        assert!(offer.contains(&format!("\"version\":{version}}}")), "{offer}");
+    };
+    refused_by(program, speaks, "was not ready within 500ms");
 }
 
 #[test]
@@ -220,7 +245,7 @@ fn garbage_after_the_commit() {
 
 #[test]
 fn last_words_are_reported() {
-    let (mut service, mut new, mark, _) = start();
+    let (mut service, mut new, mark, _) = start(SERVICE);
     new.hello();
     new.say(&json!({ "Words": "the disk is on fire" }));
     new.stream.get_mut().write_all(b"exit 9\n").unwrap();
@@ -232,7 +257,7 @@ fn last_words_are_reported() {
 
 #[test]
 fn last_words_are_heard_of_a_process_that_did_not_listen() {
-    let (mut service, mut new, mark, _) = start();
+    let (mut service, mut new, mark, _) = start(SERVICE);
     new.say(&hello(1, 1));
     // The kernel resets a socket that is closed with something unread.
     assert_eq!(new.tell("await"), "there");
@@ -245,7 +270,7 @@ fn last_words_are_heard_of_a_process_that_did_not_listen() {
 
 #[test]
 fn death_after_the_commit() {
-    let (mut service, mut new, mark, _) = start();
+    let (mut service, mut new, mark, _) = start(SERVICE);
     new.prepared();
     new.say(&json!("Ready"));
     assert_eq!(new.tell("hear"), "0 \"Commit\"");

@@ -448,3 +448,33 @@ pub(crate) fn header(states: &[&str]) -> Vec<u8> {
 pub(crate) fn sizes(bulks: &[u64]) -> Vec<u8> {
     codec::to_named(&Sizes { bulks: bulks.to_vec() }).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::golden;
+
+    #[test]
+    fn what_comes_before_the_states_is_read_for_ever() {
+        let bytes = golden("content sizes", &codec::to_named(&Sizes { bulks: vec![1 << 20, 5] }).unwrap());
+        assert_eq!(codec::from_named::<Sizes>(&bytes).unwrap().bulks, [1 << 20, 5]);
+        let draining = vec![Earlier { pid: 4711, generation: 2 }];
+        let header = Header { draining, states: vec!["visits".to_owned()] };
+        let bytes = golden("content header", &codec::to_named(&header).unwrap());
+        let read: Header = codec::from_named(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{header:?}"));
+        assert_eq!(golden("content trailer", TRAILER), TRAILER);
+    }
+
+    #[test]
+    fn frames_are_read_for_ever() {
+        let (ours, theirs) = fd::stream_pair().unwrap();
+        let shared = Shared::new(true).unwrap();
+        let mut writer = Writer { socket: ours.as_fd(), shared: &shared };
+        writer.send(b"abc", &[ours.as_fd()]).unwrap();
+        writer.end_section().unwrap();
+        let mut sent = vec![0; 19];
+        File::from(theirs).read_exact(&mut sent).unwrap();
+        golden("content frame and end of section", &sent);
+    }
+}

@@ -89,6 +89,8 @@ struct After {
     link: Link,
     pid: Pid,
     pidfd: Pidfd,
+    /// The version of the protocol that is spoken with it, since its hello.
+    version: u32,
     /// Waits for the order to send the content.
     freezer: Option<Sender<Order>>,
     /// The socket that it sends over, to end it by: the new process's end may outlive that process, in a child of its.
@@ -167,10 +169,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         None => None,
         Some(channel) => {
             let mut link = Link::new(channel)?;
-            link.send(
-                &Message::Hello(Hello { oldest: OLDEST, newest: VERSION, flip: env!("CARGO_PKG_VERSION").to_owned() }),
-                vec![],
-            );
+            link.send(&Message::Hello(Hello::own()), vec![]);
             // Its offer brings one that cannot be mistaken; until then this tells whether there is still somebody to make it.
             let (pidfd, gone) = match fd::peer(link.socket()) {
                 Ok(pidfd) => (Some(pidfd), false),
@@ -560,7 +559,10 @@ impl Thread {
                 Ok(None) => return,
                 Ok(Some(received)) => match received.message {
                     Message::Hello(hello) => match welcome(&hello, received.pid, after.pid) {
-                        Ok(()) => Event::Hello,
+                        Ok(version) => {
+                            after.version = version;
+                            Event::Hello
+                        }
                         Err(text) => {
                             self.failure = Some(text);
                             Event::Garbled
@@ -869,6 +871,7 @@ impl Thread {
             link,
             pid: child.pid,
             pidfd: child.pidfd,
+            version: 0,
             freezer: None,
             content: None,
             calls: None,
@@ -909,7 +912,8 @@ impl Thread {
         after.calls = Some(calls);
         after.passes = Some(passes);
         let states = states.into_iter().map(|(name, schema)| OfferedState { name, schema: schema.encode() }).collect();
-        let offer = Offer { version: VERSION, generation, pid: Pid::this().as_raw(), mask, listeners: offered, states };
+        let offer =
+            Offer { version: after.version, generation, pid: Pid::this().as_raw(), mask, listeners: offered, states };
         after.link.send(&Message::Offer(offer), fds);
         Ok(())
     }
@@ -1276,8 +1280,9 @@ impl Thread {
             listeners.push(offered);
         }
         let generation = self.generation();
+        // Nobody is there to hear a hello: the one version that every release speaks.
         link.send(
-            &Message::Offer(Offer { version: VERSION, generation, pid, mask: self.mask(), listeners, states: vec![] }),
+            &Message::Offer(Offer { version: OLDEST, generation, pid, mask: self.mask(), listeners, states: vec![] }),
             fds,
         );
         let handled: SigSet = self.settings.signals().into_iter().collect();
@@ -1353,18 +1358,19 @@ impl Thread {
     }
 }
 
-/// Whether the new process is the one that was started, and speaks a version that this one speaks.
-fn welcome(hello: &Hello, from: Option<i32>, pid: Pid) -> Result<(), String> {
+/// Whether the new process is the one that was started, and the newest version that both speak.
+fn welcome(hello: &Hello, from: Option<i32>, pid: Pid) -> Result<u32, String> {
     if from.is_some_and(|from| from != pid.as_raw()) {
         return Err(format!("its hello comes from pid {}", from.unwrap_or_default()));
     }
-    if hello.oldest > VERSION || hello.newest < OLDEST {
+    let version = hello.newest.min(VERSION);
+    if version < hello.oldest.max(OLDEST) {
         return Err(format!(
             "flip {} speaks versions {} to {} of the protocol, this one {OLDEST} to {VERSION}",
             hello.flip, hello.oldest, hello.newest
         ));
     }
-    Ok(())
+    Ok(version)
 }
 
 fn connections(count: usize) -> String {

@@ -33,6 +33,7 @@ struct Request {
     id: u64,
     state: String,
     op: String,
+    #[serde(with = "codec::bytes")]
     bytes: Vec<u8>,
 }
 
@@ -40,8 +41,11 @@ struct Request {
 struct Answer {
     id: u64,
     /// The error says why it was not applied, or nothing where that is unknown.
-    result: Result<Vec<u8>, Option<String>>,
+    result: Result<Bytes, Option<String>>,
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Bytes(#[serde(with = "codec::bytes")] Vec<u8>);
 
 /// The side that drains.
 pub(crate) struct Forwarder {
@@ -134,7 +138,10 @@ impl Forwarder {
                     Ok(packet) => match codec::from_named::<Answer>(&buffer[..packet.len]) {
                         Ok(answer) => self.answer(
                             answer.id,
-                            answer.result.map_err(|why| why.map_or(CallError::Lost, CallError::Refused)),
+                            answer
+                                .result
+                                .map(|Bytes(bytes)| bytes)
+                                .map_err(|why| why.map_or(CallError::Lost, CallError::Refused)),
                         ),
                         Err(_) => return,
                     },
@@ -198,7 +205,7 @@ pub(crate) fn serve_call(shared: &Shared, socket: &OwnedFd, buffer: &mut [u8]) -
             Err(_) => Err(None),
         },
     };
-    let mut answer = Answer { id: request.id, result };
+    let mut answer = Answer { id: request.id, result: result.map(Bytes) };
     let mut packet = codec::to_named(&answer).unwrap_or_default();
     if packet.is_empty() || packet.len() > CALL {
         say!(
@@ -239,4 +246,27 @@ pub(crate) fn request(id: u64, state: &str, op: &str, bytes: Vec<u8>) -> Vec<u8>
 #[cfg(feature = "fuzzing")]
 pub(crate) fn answers(packet: &[u8]) {
     drop(codec::from_named::<Answer>(packet));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::golden;
+
+    #[test]
+    fn calls_and_answers_are_read_for_ever() {
+        let request = Request { id: 3, state: "visits".into(), op: "Hit".into(), bytes: vec![1, 200] };
+        let bytes = golden("call", &codec::to_named(&request).unwrap());
+        let read: Request = codec::from_named(&bytes).unwrap();
+        assert_eq!((read.id, &*read.state, &*read.op, &*read.bytes), (3, "visits", "Hit", &[1, 200][..]));
+        for (name, result) in [
+            ("answer", Ok(Bytes(vec![9]))),
+            ("answer that says why not", Err(Some("why".to_owned()))),
+            ("answer that is lost", Err(None)),
+        ] {
+            let bytes = golden(name, &codec::to_named(&Answer { id: 3, result: result.clone() }).unwrap());
+            let read: Answer = codec::from_named(&bytes).unwrap();
+            assert_eq!((read.id, read.result), (3, result));
+        }
+    }
 }

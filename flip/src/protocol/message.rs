@@ -12,8 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::handoff::codec;
 use crate::listen::Offered;
 
-/// The version of the protocol that this build prefers, and the oldest that it speaks.
-pub(crate) const VERSION: u32 = 1;
+/// The newest version that this build speaks, and the oldest: of these messages, of the content, of schemas and of what
+/// they describe. The old process takes the newest that both speak and says it in the offer. What has once been version 1
+/// stays so: the files in `golden/` are read by a test for ever.
+///
+/// A build with `flip_next` stands for a later release, in the tests of hand-overs between releases.
+pub(crate) const VERSION: u32 = if cfg!(flip_next) { 2 } else { 1 };
 pub(crate) const OLDEST: u32 = 1;
 
 /// The most bytes in one packet; below the smallest default of `net.core.wmem_default`, see socket(7).
@@ -58,6 +62,22 @@ pub(crate) struct Hello {
     pub(crate) newest: u32,
     /// flip's own version.
     pub(crate) flip: String,
+    /// What a later release may add.
+    #[cfg(flip_next)]
+    #[serde(default)]
+    pub(crate) later: Vec<String>,
+}
+
+impl Hello {
+    pub(crate) fn own() -> Hello {
+        Hello {
+            oldest: OLDEST,
+            newest: VERSION,
+            flip: env!("CARGO_PKG_VERSION").to_owned(),
+            #[cfg(flip_next)]
+            later: vec!["a field that no earlier release knows".to_owned()],
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +96,7 @@ pub(crate) struct Offer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct OfferedState {
     pub(crate) name: String,
-    #[serde(with = "bytes")]
+    #[serde(with = "codec::bytes")]
     pub(crate) schema: Vec<u8>,
 }
 
@@ -84,7 +104,7 @@ pub(crate) struct OfferedState {
 pub(crate) struct PassedOn {
     pub(crate) listener: String,
     pub(crate) kept: bool,
-    #[serde(with = "bytes")]
+    #[serde(with = "codec::bytes")]
     pub(crate) unread: Vec<u8>,
 }
 
@@ -101,29 +121,6 @@ pub(crate) struct Waiting {
     /// The exclusive that is being opened.
     #[serde(default)]
     pub(crate) opening: Option<String>,
-}
-
-/// Bytes as bytes: serde writes a `Vec<u8>` as a list of numbers.
-mod bytes {
-    use serde::{Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl de::Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-        }
-        from.deserialize_bytes(Bytes)
-    }
 }
 
 impl Message {

@@ -16,7 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::http::{Connection, Loss, TOUCH, WHOAMI};
+use crate::Scenario;
+use crate::http::{Connection, FILL, Loss, TOUCH, WHOAMI};
 
 pub struct Contender {
     pub name: &'static str,
@@ -25,11 +26,25 @@ pub struct Contender {
     pub activated: bool,
     /// Whether the count is meant to survive.
     pub counts: bool,
+    /// What kind of a large state it has in the scenario of that name, the only one that it takes part in.
+    pub state: Option<&'static str>,
     pub note: &'static str,
+}
+
+impl Contender {
+    pub fn takes_part(&self, scenario: Scenario) -> bool {
+        self.state.is_some() == (scenario == Scenario::State)
+    }
 }
 
 /// What the others are compared with.
 pub const FLOOR: &str = "floor";
+
+/// Those with a large state.
+pub const STATELESS: &str = "flip-stateless";
+pub const VECTORS: &str = "flip-vectors";
+pub const REGION: &str = "flip-region";
+pub const PIPED: &str = "shellflip-vectors";
 
 pub const CONTENDERS: &[Contender] = &[
     Contender {
@@ -37,6 +52,7 @@ pub const CONTENDERS: &[Contender] = &[
         bin: "bench_floor",
         activated: false,
         counts: false,
+        state: None,
         note: "posix_spawn, inherited listener, one byte through a pipe: no state, no checks, no deadline, no roll-back",
     },
     Contender {
@@ -44,6 +60,7 @@ pub const CONTENDERS: &[Contender] = &[
         bin: "bench_flip",
         activated: false,
         counts: true,
+        state: None,
         note: "listener and count handed over",
     },
     Contender {
@@ -51,6 +68,7 @@ pub const CONTENDERS: &[Contender] = &[
         bin: "bench_ecdysis",
         activated: false,
         counts: false,
+        state: None,
         note: "1.1.1; hands over the listener, no state: the count starts anew",
     },
     Contender {
@@ -58,8 +76,42 @@ pub const CONTENDERS: &[Contender] = &[
         bin: "bench_shellflip",
         activated: true,
         counts: true,
+        state: None,
         note: "2.1.3; does less: passes no listener (serves on a descriptor inherited from the driver, as with socket \
                activation), copies the count without a freeze; its coordination socket is off, so that it need not fork",
+    },
+    Contender {
+        name: STATELESS,
+        bin: "bench_state",
+        activated: false,
+        counts: false,
+        state: Some("none"),
+        note: "the next one's program with an empty state",
+    },
+    Contender {
+        name: VECTORS,
+        bin: "bench_state",
+        activated: false,
+        counts: false,
+        state: Some("vectors"),
+        note: "flip, the state in vectors of 16 MiB, held still from freeze to commit",
+    },
+    Contender {
+        name: REGION,
+        bin: "bench_state",
+        activated: false,
+        counts: false,
+        state: Some("region"),
+        note: "flip, the state in one Region",
+    },
+    Contender {
+        name: PIPED,
+        bin: "bench_shellflip",
+        activated: true,
+        counts: false,
+        state: Some("vectors"),
+        note: "shellflip, the same vectors as they lie through its pipe; its pause is from the first byte until the new \
+               process is ready, for what would be changed meanwhile would be lost",
     },
 ];
 
@@ -116,6 +168,7 @@ impl Running {
         let address = listener.local_addr()?;
         let mut command = Command::new(executable);
         command.env("BENCH_ADDR", address.to_string()).env("BENCH_RESIDENT", resident.to_string());
+        command.env("BENCH_STATE", contender.state.unwrap_or("none"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if contender.activated {
             // Inheritable until it is dropped below: this program starts one process at a time.
@@ -164,14 +217,13 @@ impl Running {
 
     /// Makes the serving process as large as it was told to be when it was started.
     pub fn touch(&self) -> Result<(), Loss> {
-        Connection::open(self.address)?.exchange_within(TOUCH, Duration::from_secs(120)).map(drop)
+        let request = if self.contender.state.is_some() { FILL } else { TOUCH };
+        Connection::open(self.address)?.exchange_within(request, Duration::from_secs(120)).map(drop)
     }
 
     /// The resident memory of the serving process in bytes.
     pub fn resident(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some(kilobytes.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+        memory(self.pid, "VmRSS:")
     }
 
     /// The times from freeze to commit that were reported since the last call, in microseconds.
@@ -182,6 +234,13 @@ impl Running {
     pub fn last_lines(&self) -> String {
         lock(&self.log).last_lines.iter().fold(String::new(), |text, line| text + "    " + line + "\n")
     }
+}
+
+/// What the kernel says in bytes about the memory of a process, as long as that is there; proc(5) has the fields.
+pub fn memory(pid: Pid, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(kilobytes.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 impl Drop for Running {

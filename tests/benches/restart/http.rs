@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n";
 pub const WHOAMI: &[u8] = b"GET /whoami HTTP/1.1\r\nhost: bench\r\n\r\n";
 pub const EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nhost: bench\r\n\r\n";
+pub const FILL: &[u8] = b"GET /fill HTTP/1.1\r\nhost: bench\r\n\r\n";
 pub const TOUCH: &[u8] = b"GET /touch HTTP/1.1\r\nhost: bench\r\n\r\n";
 
 /// Why a request has no good answer.

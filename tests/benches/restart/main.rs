@@ -4,9 +4,10 @@
 //!
 //! ```text
 //! --restarts N           restarts of each contender, idle and under load (200)
-//! --few-restarts N       restarts of each with streams open and with memory resident (20)
+//! --few-restarts N       restarts of each with streams open, with memory resident and with a large state (20)
 //! --memory-gb N          how much memory that is (4)
-//! --scenario A,B         of idle, load, streams, memory (all)
+//! --state-mb N           how large the state is in the scenario of that name (1024)
+//! --scenario A,B         of idle, load, streams, memory, state (all)
 //! --only A,B             of the contenders; the floor is always among them (all)
 //! --quick                five restarts of each, one with streams and memory, to see that it runs
 //! --json                 results with every sample as JSON instead of tables
@@ -27,9 +28,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use flip_tests::copy::{self, Way};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::contender::{CONTENDERS, Contender, FLOOR, Running};
+use crate::contender::{CONTENDERS, Contender, Running};
 use crate::options::{Options, Scenario};
 use crate::turn::{Clients, Turn};
 
@@ -55,6 +57,8 @@ pub struct Series {
 pub struct Outcome {
     pub scenario: Scenario,
     pub series: Vec<Series>,
+    /// How long a plain copy of the state took in each round, in microseconds.
+    pub copies: Vec<f64>,
     /// How busy others kept the machine, in percent, before and after.
     pub busy: (f64, f64),
 }
@@ -62,22 +66,22 @@ pub struct Outcome {
 fn run(options: &Options) -> Result<(), String> {
     // Successors lose their parent at each restart; they become children of this program, which takes their exit status.
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| format!("PR_SET_CHILD_SUBREAPER: {error}"))?;
-    let contenders: Vec<_> =
-        CONTENDERS.iter().filter(|contender| contender.name == FLOOR || options.wants(contender.name)).collect();
+    let contenders: Vec<_> = CONTENDERS.iter().filter(|contender| options.wants(contender)).collect();
     let executables = contender::build(&contenders)?;
 
     let header = report::header();
     if !options.json {
         println!("{header}");
         for contender in &contenders {
-            println!("{:<10} {}", contender.name, contender.note);
+            println!("{:<17} {}", contender.name, contender.note);
         }
         println!();
     }
 
     let mut outcomes = Vec::new();
     for &scenario in &options.scenarios {
-        let outcome = play(scenario, options, &contenders, &executables)?;
+        let own: Vec<_> = contenders.iter().copied().filter(|contender| contender.takes_part(scenario)).collect();
+        let outcome = play(scenario, options, &own, &executables)?;
         if !options.json {
             println!("{}", report::tables(&outcome, options));
         }
@@ -96,7 +100,12 @@ fn play(
     contenders: &[&'static Contender],
     executables: &HashMap<String, PathBuf>,
 ) -> Result<Outcome, String> {
-    let resident = if scenario == Scenario::Memory { affordable(options.memory)? } else { 0 };
+    let resident = match scenario {
+        Scenario::Memory => affordable(options.memory)?,
+        // Each contender keeps its own, twice in its turn, and there are the two sides of the plain copy.
+        Scenario::State => affordable(options.state * (contenders.len() as u64 + 3))? / (contenders.len() as u64 + 3),
+        _ => 0,
+    };
     let start = |contender: &'static Contender| {
         let executable = executables.get(contender.bin).ok_or_else(|| format!("cargo built no {}", contender.bin))?;
         Running::start(contender, executable, resident).map_err(|error| error.to_string())
@@ -110,7 +119,11 @@ fn play(
     let rounds = options.rounds(scenario);
     let busy_before = report::busy();
     let bar = progress(scenario, rounds * contenders.len());
+    let mut plain = (scenario == Scenario::State).then(|| Plain::of(resident));
     for round in 0..rounds {
+        if let Some(plain) = &mut plain {
+            plain.copy().map_err(|error| format!("the plain copy: {error}"))?;
+        }
         for place in 0..contenders.len() {
             let n = (round + place) % contenders.len();
             bar.set_message(contenders[n].name);
@@ -129,12 +142,33 @@ fn play(
         }
     }
     bar.finish_and_clear();
-    Ok(Outcome { scenario, series, busy: (busy_before, report::busy()) })
+    let copies = plain.map_or(Vec::new(), |plain| plain.taken);
+    Ok(Outcome { scenario, series, copies, busy: (busy_before, report::busy()) })
+}
+
+/// What the content of a large state is compared with: as many bytes through the same kind of socket, and nothing else.
+struct Plain {
+    from: Vec<Vec<u8>>,
+    to: Vec<Vec<u8>>,
+    taken: Vec<f64>,
+}
+
+impl Plain {
+    fn of(bytes: u64) -> Plain {
+        let bytes = bytes as usize;
+        Plain { from: copy::touched(bytes), to: copy::touched(bytes), taken: Vec::new() }
+    }
+
+    fn copy(&mut self) -> std::io::Result<()> {
+        let taken = copy::copy(Way::Stream, &self.from, &mut self.to)?;
+        self.taken.push(taken.as_secs_f64() * 1e6);
+        Ok(())
+    }
 }
 
 fn take_turn(running: &mut Running, scenario: Scenario) -> Result<(Turn, Option<u64>), String> {
     let mut resident = None;
-    if scenario == Scenario::Memory {
+    if matches!(scenario, Scenario::Memory | Scenario::State) {
         // Now and not at start: the memory of one contender at a time, and none of it in the time of the successor.
         running.touch().map_err(|loss| format!("the memory was not touched: {}", loss.name()))?;
         resident = running.resident();
@@ -142,7 +176,7 @@ fn take_turn(running: &mut Running, scenario: Scenario) -> Result<(Turn, Option<
     let clients = match scenario {
         Scenario::Load => Clients { fresh: 4, kept: 4, streams: 0 },
         Scenario::Streams => Clients { streams: 4, ..Clients::default() },
-        Scenario::Idle | Scenario::Memory => Clients::default(),
+        Scenario::Idle | Scenario::Memory | Scenario::State => Clients::default(),
     };
     Ok((turn::restart(running, clients)?, resident))
 }

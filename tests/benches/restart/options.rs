@@ -1,6 +1,6 @@
 //! What the command line asks for.
 
-use crate::contender::CONTENDERS;
+use crate::contender::{CONTENDERS, Contender, FLOOR};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
@@ -8,10 +8,12 @@ pub enum Scenario {
     Load,
     Streams,
     Memory,
+    State,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 4] = [Scenario::Idle, Scenario::Load, Scenario::Streams, Scenario::Memory];
+    pub const ALL: [Scenario; 5] =
+        [Scenario::Idle, Scenario::Load, Scenario::Streams, Scenario::Memory, Scenario::State];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -19,6 +21,7 @@ impl Scenario {
             Scenario::Load => "load",
             Scenario::Streams => "streams",
             Scenario::Memory => "memory",
+            Scenario::State => "state",
         }
     }
 }
@@ -28,6 +31,8 @@ pub struct Options {
     pub json: bool,
     /// In bytes.
     pub memory: u64,
+    /// In bytes.
+    pub state: u64,
     only: Vec<String>,
     restarts: usize,
     few_restarts: usize,
@@ -39,6 +44,7 @@ impl Options {
             scenarios: Scenario::ALL.to_vec(),
             json: false,
             memory: 4 << 30,
+            state: 1 << 30,
             only: Vec::new(),
             restarts: 200,
             few_restarts: 20,
@@ -51,6 +57,7 @@ impl Options {
                 "--restarts" => options.restarts = number(&value()?)?,
                 "--few-restarts" => options.few_restarts = number(&value()?)?,
                 "--memory-gb" => options.memory = (number(&value()?)? as u64) << 30,
+                "--state-mb" => options.state = (number(&value()?)? as u64) << 20,
                 "--scenario" => {
                     options.scenarios = value()?.split(',').map(scenario).collect::<Result<_, _>>()?;
                 }
@@ -65,14 +72,16 @@ impl Options {
         Ok(options)
     }
 
-    pub fn wants(&self, contender: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == contender)
+    /// Whether a contender has a turn in any of the scenarios.
+    pub fn wants(&self, contender: &Contender) -> bool {
+        let named = self.only.is_empty() || self.only.iter().any(|name| name == contender.name);
+        (named || contender.name == FLOOR) && self.scenarios.iter().any(|&scenario| contender.takes_part(scenario))
     }
 
     pub fn rounds(&self, scenario: Scenario) -> usize {
         match scenario {
             Scenario::Idle | Scenario::Load => self.restarts,
-            Scenario::Streams | Scenario::Memory => self.few_restarts,
+            Scenario::Streams | Scenario::Memory | Scenario::State => self.few_restarts,
         }
     }
 }

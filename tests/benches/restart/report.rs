@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::contender::FLOOR;
+use crate::contender::{FLOOR, PIPED, REGION, STATELESS, VECTORS};
 use crate::http::Loss;
 use crate::options::{Options, Scenario};
 use crate::stats::Sample;
@@ -57,6 +57,7 @@ pub fn tables(outcome: &Outcome, options: &Options) -> String {
         Scenario::Load => "== load: 4 fresh and 4 kept closed-loop clients at full speed\n".to_owned(),
         Scenario::Streams => "== streams: 4 event streams of half a second, begun before the signal\n".to_owned(),
         Scenario::Memory => format!("== memory: {} GB resident in the old process\n", options.memory >> 30),
+        Scenario::State => format!("== state: {} MiB of it\n", options.state >> 20),
     };
     let (before, after) = outcome.busy;
     let _ = writeln!(text, "others kept the processors {before:.0} % busy before it and {after:.0} % after it\n");
@@ -64,7 +65,7 @@ pub fn tables(outcome: &Outcome, options: &Options) -> String {
     if outcome.scenario == Scenario::Load {
         text += &clients(outcome);
     }
-    text += &against_floor(outcome);
+    text += &if outcome.scenario == Scenario::State { state(outcome, options) } else { against_floor(outcome) };
     for series in &outcome.series {
         for failure in &series.failures {
             let _ = writeln!(text, "{} FAILED in {failure}", series.contender.name);
@@ -165,6 +166,61 @@ fn clients(outcome: &Outcome) -> String {
     table.to_string() + legend
 }
 
+/// What a large state costs, in ratios of what one round had.
+fn state(outcome: &Outcome, options: &Options) -> String {
+    let copies = Sample::new(outcome.copies.iter().copied());
+    let mut text = format!("a plain copy of it into touched memory: {} ms\n\n", millis(copies.median()));
+    let mut table = Table::new(&["", "n", "median", "95 %", "wanted"]);
+    let mut row = |name: &str, wanted: &str, values: Vec<f64>| {
+        let sample = Sample::new(values);
+        let median = sample.median().map_or("-".to_owned(), |median| format!("{median:.2}"));
+        table.row([name.to_owned(), sample.len().to_string(), median, interval(&sample, 1.0), wanted.to_owned()]);
+    };
+    let turns = |name: &str| {
+        let series = outcome.series.iter().find(|series| series.contender.name == name);
+        series.map_or(Vec::new(), |series| series.turns.iter().map(Option::as_ref).collect::<Vec<_>>())
+    };
+    let (stateless, vectors, region, piped) = (turns(STATELESS), turns(VECTORS), turns(REGION), turns(PIPED));
+    let compare = |one: &[Option<&Turn>], other: &[Option<&Turn>], pick: &dyn Fn(&Turn, &Turn) -> Option<f64>| {
+        one.iter().zip(other).filter_map(|(one, other)| pick((*one)?, (*other)?)).collect::<Vec<f64>>()
+    };
+    let copied = vectors.iter().zip(&outcome.copies);
+    row(
+        "vectors: freeze to commit / plain copy",
+        "1.3",
+        copied.filter_map(|(turn, copy)| Some((*turn)?.freeze? / copy)).collect(),
+    );
+    row(
+        "vectors: freeze to commit / shellflip's pause",
+        "0.5",
+        compare(&vectors, &piped, &|own, peer| Some(own.freeze? / peer.freeze?)),
+    );
+    row(
+        "vectors: signal to answer / shellflip's",
+        "1",
+        compare(&vectors, &piped, &|own, peer| Some(own.answer / peer.answer)),
+    );
+    let peak = |turns: &[Option<&Turn>]| {
+        turns.iter().flatten().map(|turn| turn.peak as f64 / options.state as f64).collect::<Vec<_>>()
+    };
+    row("vectors: peak memory of both / state", "2.2", peak(&vectors));
+    row("shellflip: peak memory of both / state", "", peak(&piped));
+    row(
+        "region: signal to answer, ms above stateless",
+        "10",
+        compare(&region, &stateless, &|own, without| Some((own.answer - without.answer) / 1e3)),
+    );
+    row(
+        "region: freeze to commit, ms above stateless",
+        "",
+        compare(&region, &stateless, &|own, without| Some((own.freeze? - without.freeze?) / 1e3)),
+    );
+    text += &table.to_string();
+    text += "medians of what one round has, with the order-statistic (sign test) interval of the median. Peak memory is the \
+             sum of\nVmHWM of the old and of the new process, which counts the pages of a region twice.\n";
+    text
+}
+
 fn against_floor(outcome: &Outcome) -> String {
     let mut table =
         Table::new(&["against the floor", "pairs", "answer, ms", "95 %", "ratio", "95 %", "gone, ms", "95 %"]);
@@ -211,7 +267,7 @@ pub fn json(header: &str, outcomes: &[Outcome], options: &Options) -> Value {
                 turn.as_ref().map(|turn| {
                     json!({
                         "answer_us": turn.answer, "gone_us": turn.gone, "worst_probe_us": turn.worst_probe,
-                        "freeze_us": turn.freeze, "uncounted": turn.uncounted, "kept_closed": turn.tally.closed,
+                        "freeze_us": turn.freeze, "peak_bytes": turn.peak, "uncounted": turn.uncounted, "kept_closed": turn.tally.closed,
                         "streams": turn.streams.len(), "streams_lost": turn.streams.iter().filter(|s| s.is_err()).count(),
                         "lost": turn.lost.len() + turn.tally.lost_fresh.len() + turn.tally.lost_kept.len(),
                     })
@@ -244,11 +300,12 @@ pub fn json(header: &str, outcomes: &[Outcome], options: &Options) -> Value {
         });
         json!({
             "scenario": outcome.scenario.name(),
+            "plain_copies_us": outcome.copies,
             "busy_percent": [outcome.busy.0, outcome.busy.1],
             "contenders": contenders.collect::<Vec<_>>(),
         })
     });
-    json!({ "machine": header, "memory_bytes": options.memory, "scenarios": scenarios.collect::<Vec<_>>() })
+    json!({ "machine": header, "memory_bytes": options.memory, "state_bytes": options.state, "scenarios": scenarios.collect::<Vec<_>>() })
 }
 
 impl Series {

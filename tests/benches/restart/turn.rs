@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const BEFORE: Duration = Duration::from_millis(60);
 /// How long clients run after it at least; they also outlast the old process, which may yet cut them.
 const AFTER: Duration = Duration::from_millis(200);
+/// How often somebody looks at the memory of the old process.
+const LOOK: Duration = Duration::from_millis(20);
 /// Between two turns, so that the last one's exit is not measured in the next.
 const REST: Duration = Duration::from_millis(5);
 
@@ -39,6 +41,8 @@ pub struct Turn {
     pub worst_probe: f64,
     /// As reported by the contender, in microseconds.
     pub freeze: Option<f64>,
+    /// The most memory that the old and the new process had resident, each at its own worst moment, in bytes.
+    pub peak: u64,
     /// What the prober lost.
     pub lost: Vec<Loss>,
     /// What became of the streams.
@@ -59,8 +63,10 @@ pub fn restart(running: &mut Running, clients: Clients) -> Result<Turn, String> 
     }
     let streams = Streams::open(running.address, clients.streams);
     running.take_freezes();
+    let mut peak_of_old = 0;
     let result = measure(running, load.as_ref()).and_then(|measured| {
-        let gone = measured.gone.recv().ok().flatten();
+        let (gone, peak) = measured.gone.recv().unwrap_or_default();
+        peak_of_old = peak;
         Ok((measured, gone.ok_or_else(|| format!("the old process is still there after {PATIENCE:?}"))?))
     });
     let tally = match load {
@@ -88,6 +94,7 @@ pub fn restart(running: &mut Running, clients: Clients) -> Result<Turn, String> 
         gone: micros(gone),
         worst_probe: measured.worst_probe.as_secs_f64() * 1e6,
         freeze: running.take_freezes().last().map(|&freeze| freeze as f64),
+        peak: peak_of_old + contender::memory(running.pid, "VmHWM:").unwrap_or(0),
         lost: measured.lost,
         streams,
         tally,
@@ -100,8 +107,8 @@ struct Measured {
     answered: Instant,
     worst_probe: Duration,
     lost: Vec<Loss>,
-    /// Hears when the old process has ended, or that it has not.
-    gone: Receiver<Option<Instant>>,
+    /// Hears when the old process has ended, or that it has not, and how much memory it had.
+    gone: Receiver<(Option<Instant>, u64)>,
 }
 
 fn measure(running: &mut Running, load: Option<&Load>) -> Result<Measured, String> {
@@ -109,7 +116,16 @@ fn measure(running: &mut Running, load: Option<&Load>) -> Result<Measured, Strin
     let watch = Watch::on(old).map_err(|error| format!("pidfd_open: {error}"))?;
     // On a thread of its own: the old process may be gone before the new one's first answer is read.
     let (sender, gone) = mpsc::channel();
-    std::thread::spawn(move || sender.send(watch.wait(PATIENCE)));
+    std::thread::spawn(move || {
+        // Its memory is told as long as it has not ended; what it takes at the very end is no more than it had.
+        let (mut gone, mut peak) = (None, 0);
+        let deadline = Instant::now() + PATIENCE;
+        while gone.is_none() && Instant::now() < deadline {
+            peak = contender::memory(old, "VmHWM:").unwrap_or(peak);
+            gone = watch.wait(LOOK);
+        }
+        sender.send((gone, peak))
+    });
     if let Some(load) = load {
         load.signalled();
     }

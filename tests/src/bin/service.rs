@@ -35,7 +35,7 @@ fn or_why<T: ToString>(result: Result<T, impl ToString>) -> String {
 }
 
 #[flip::main(ready = manual)]
-async fn main(
+pub async fn main(
     #[with(pass_gate("parameters"))] _gate: (),
     count: Live<Count>,
     slow: Live<Slow>,

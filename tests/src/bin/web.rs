@@ -94,7 +94,7 @@ async fn upload(body: Body) -> String {
 }
 
 #[flip::main]
-async fn main(#[listen("127.0.0.1:0")] http: TcpListener, totals: Live<Totals>) -> Result<(), flip::BoxError> {
+pub async fn main(#[listen("127.0.0.1:0")] http: TcpListener, totals: Live<Totals>) -> Result<(), flip::BoxError> {
     say(&format!("listens at {}", http.local_addr()?));
     if std::fs::read_to_string("start").is_ok_and(|what| what == "late") {
         totals.ready().await;
