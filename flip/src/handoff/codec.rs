@@ -1,9 +1,9 @@
-//! The only file that names a codec: bincode for what the derive wrote, MessagePack for what only serde can write.
+//! The codecs: bincode for what the derive wrote, MessagePack (`pack`) for what only serde can write.
 //!
 //! Both stay behind functions over plain byte buffers, so that replacing one is a change of this file and none of its
 //! types shows in a signature elsewhere.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
 use bincode::{
     Decode, Encode,
@@ -13,6 +13,8 @@ use bincode::{
     error::{DecodeError, EncodeError},
 };
 use serde::{Serialize, de::DeserializeOwned};
+
+use super::pack;
 
 const CONFIG: Configuration = standard();
 
@@ -207,26 +209,12 @@ fn explain(error: DecodeError) -> NotRead {
 /// serde's two traits need not agree on what is written and what is read (`skip_serializing_if`, `flatten`, untagged
 /// enums): without the names, the reader would take one field for another and notice nothing.
 pub(super) fn put_named<T: Serialize>(value: &T, out: impl Write, depth: usize) -> Result<(), String> {
-    let mut writer = rmp_serde::Serializer::new(out).with_struct_map();
-    writer.unstable_set_max_depth(depth);
-    value.serialize(&mut writer).map_err(|error| error.to_string())
+    pack::write(value, out, depth).map_err(|error| error.to_string())
 }
 
 /// Reads what [`put_named`] wrote.
 pub(super) fn take_named<T: DeserializeOwned>(input: impl Read, depth: usize) -> Result<T, String> {
-    let mut reader = rmp_serde::Deserializer::new(input);
-    reader.set_max_depth(depth);
-    T::deserialize(&mut reader).map_err(|error| match error {
-        // Its own text is about bytes; the reader's error says which input ended.
-        rmp_serde::decode::Error::InvalidMarkerRead(cause) | rmp_serde::decode::Error::InvalidDataRead(cause) => {
-            ended(&cause)
-        }
-        other => other.to_string(),
-    })
-}
-
-fn ended(cause: &io::Error) -> String {
-    if cause.kind() == io::ErrorKind::UnexpectedEof { "the bytes end inside it".to_owned() } else { cause.to_string() }
+    pack::read(input, depth).map_err(|error| error.to_string())
 }
 
 /// How deep a message of flip's own may nest.

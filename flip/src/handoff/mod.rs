@@ -11,6 +11,7 @@ pub(crate) mod codec;
 mod error;
 pub(crate) mod field;
 pub(crate) mod matching;
+mod pack;
 pub(crate) mod probe;
 mod schema;
 // The schemas, which carry these, come later.

@@ -28,9 +28,6 @@ const DEPTH: usize = 64;
 /// The longest text or bytes that a sample may be.
 const SAMPLE: usize = 64;
 
-/// serde's way to say that a struct is MessagePack's extension type.
-const EXTENSION: &str = "_ExtStruct";
-
 /// A type's shape, with the structs and enums that it refers to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shapes {
@@ -44,7 +41,7 @@ pub(crate) enum Shape {
     /// It depends on the data, or did not show.
     Unknown,
     Unit,
-    /// A struct without fields, which MessagePack does not write as a unit.
+    /// A struct without fields, which is not written as a unit.
     UnitStruct,
     Option(Box<Shape>),
     Seq(Box<Shape>),

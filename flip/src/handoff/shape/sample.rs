@@ -1,6 +1,6 @@
 //! Whether a type can read what has another's shape: its `Deserialize` is run on samples of that shape.
 //!
-//! The samples are what MessagePack's reader would say of the same values, hint by hint: `codec.rs` decodes the data.
+//! The samples are what the reader in `pack` would say of the same values, hint by hint.
 //! Where there is a choice, one is made after the other (every variant, something and nothing), each once for each type
 //! that reads it there. The samples end when nothing is left to choose.
 
@@ -19,7 +19,7 @@ use serde::de::{
 };
 
 use super::{
-    Container, Content, DEPTH, EXTENSION, Fields, LeafKind, Sample, Shape, Shapes, Variant,
+    Container, Content, DEPTH, Fields, LeafKind, Sample, Shape, Shapes, Variant,
     trace::{ANYTHING, TEXTS, anything},
 };
 
@@ -225,7 +225,6 @@ enum Wire<'s> {
         single: bool,
     },
     Integer(i64),
-    Wide(i64),
     Text(&'s str),
     Bytes(&'s [u8]),
     Empty,
@@ -350,7 +349,6 @@ impl<'s> Samples<'s> {
                 },
                 Shape::Leaf { kind, sample, picky } => match (kind, sample) {
                     (LeafKind::Bool, _) => Wire::Bool,
-                    (LeafKind::I128 | LeafKind::U128, Sample::Integer(integer)) => Wire::Wide(*integer),
                     (_, Sample::Integer(integer)) => Wire::Integer(*integer),
                     (_, Sample::Bytes(bytes)) => Wire::Bytes(bytes),
                     (LeafKind::Str, Sample::Text(sample)) if !picky => {
@@ -386,8 +384,10 @@ struct Value<'c, 's> {
 enum Hint {
     /// Anything, or a map: some types keep what they read here, and look at it when they have all of it.
     Any,
-    /// A list, tuple or struct. Bytes are read as a list of numbers.
+    /// A list or tuple. Bytes are read as a list of numbers.
     Parts,
+    /// A struct: its fields have names.
+    Fields,
     Leaf,
 }
 
@@ -401,7 +401,6 @@ impl<'c, 's> Value<'c, 's> {
             Wire::Integer(integer) => Unexpected::Signed(integer),
             Wire::Text(text) => Unexpected::Str(text),
             Wire::Bytes(bytes) => Unexpected::Bytes(bytes),
-            Wire::Wide(_) => Unexpected::Bytes(&[]),
             Wire::Empty | Wire::Seq(_) | Wire::Tuple(_) => Unexpected::Seq,
             Wire::Map(_) | Wire::Struct(_) => Unexpected::Map,
             Wire::Variant(Variant { content: Content::Unit, name }) => Unexpected::Str(name),
@@ -409,7 +408,7 @@ impl<'c, 's> Value<'c, 's> {
         }
     }
 
-    /// What the reader of MessagePack says without asking the visitor.
+    /// What the reader says without asking the visitor.
     fn refuse<T>(self, expected: &dyn Expected) -> Result<T, Failed> {
         let failed = de::Error::invalid_type(self.unexpected(), expected);
         self.finish(Hint::Leaf, false, Err(failed))
@@ -456,17 +455,19 @@ impl<'c, 's> Value<'c, 's> {
             Wire::Bool => visitor.visit_bool(true),
             Wire::Float { single: true } => visitor.visit_f32(1.0),
             Wire::Float { single: false } => visitor.visit_f64(1.0),
-            Wire::Integer(integer) => match u8::try_from(integer) {
-                Ok(integer) => visitor.visit_u8(integer),
+            Wire::Integer(integer) => match u64::try_from(integer) {
+                Ok(integer) => visitor.visit_u64(integer),
                 Err(_) => visitor.visit_i64(integer),
             },
             Wire::Text(text) => visitor.visit_str(text),
             Wire::Bytes(bytes) => read_bytes(bytes, hint, visitor),
-            Wire::Wide(integer) => read_bytes(&i128::from(integer).to_be_bytes(), hint, visitor),
             Wire::Empty => self.items(&[], &mut touched, visitor),
             Wire::Seq(inner) => self.items(inner.map_or(&[], std::slice::from_ref), &mut touched, visitor),
             Wire::Tuple(items) => self.items(items, &mut touched, visitor),
             Wire::Map(None) => self.entries(&[], true, &mut touched, visitor),
+            Wire::Map(Some((key, _))) if hint == Hint::Fields && !may_be_text(key) => {
+                Err(de::Error::invalid_type(Unexpected::Other("other value"), &"the name of a field"))
+            }
             Wire::Map(Some((key, inner))) => {
                 self.entries(&[(Source::Shape(key), Source::Shape(inner))], true, &mut touched, visitor)
             }
@@ -480,6 +481,16 @@ impl<'c, 's> Value<'c, 's> {
             }
         };
         self.finish(hint, touched, result)
+    }
+
+    /// By the names of its fields.
+    fn named<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
+        match self.wire {
+            Wire::Map(_) | Wire::Struct(_) | Wire::Variant(_) | Wire::Stop | Wire::Anything(_) => {
+                self.any(Hint::Fields, visitor)
+            }
+            _ => self.refuse(&visitor),
+        }
     }
 
     fn items<'de, V: Visitor<'de>>(
@@ -523,16 +534,6 @@ impl<'c, 's> Value<'c, 's> {
             result => result,
         }
     }
-
-    /// What the reader of MessagePack takes for a number whatever the visitor would say.
-    fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        match self.wire {
-            Wire::Stop | Wire::Anything(_) | Wire::Nil | Wire::Bool | Wire::Float { .. } | Wire::Integer(_) => {
-                self.any(Hint::Leaf, visitor)
-            }
-            _ => self.refuse(&visitor),
-        }
-    }
 }
 
 fn read_bytes<'de, V: Visitor<'de>>(bytes: &[u8], hint: Hint, visitor: V) -> Result<V::Value, Failed> {
@@ -540,6 +541,16 @@ fn read_bytes<'de, V: Visitor<'de>>(bytes: &[u8], hint: Hint, visitor: V) -> Res
         visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied()))
     } else {
         visitor.visit_bytes(bytes)
+    }
+}
+
+/// Whether what has this shape can be a name.
+fn may_be_text(shape: &Shape) -> bool {
+    match shape {
+        Shape::Newtype(inner) | Shape::Option(inner) => may_be_text(inner),
+        Shape::Leaf { kind, .. } => matches!(kind, LeafKind::Str | LeafKind::Char | LeafKind::Bytes),
+        Shape::Container(_) | Shape::Unknown => true,
+        _ => false,
     }
 }
 
@@ -573,22 +584,22 @@ impl<'de> Deserializer<'de> for Value<'_, '_> {
         deserialize_byte_buf any(Leaf);
         deserialize_unit any(Leaf);
         deserialize_identifier any(Leaf);
-        deserialize_bool number();
-        deserialize_i8 number();
-        deserialize_i16 number();
-        deserialize_i32 number();
-        deserialize_i64 number();
-        deserialize_u8 number();
-        deserialize_u16 number();
-        deserialize_u32 number();
-        deserialize_u64 number();
-        deserialize_f32 number();
-        deserialize_f64 number();
+        deserialize_bool any(Leaf);
+        deserialize_i8 any(Leaf);
+        deserialize_i16 any(Leaf);
+        deserialize_i32 any(Leaf);
+        deserialize_i64 any(Leaf);
+        deserialize_u8 any(Leaf);
+        deserialize_u16 any(Leaf);
+        deserialize_u32 any(Leaf);
+        deserialize_u64 any(Leaf);
+        deserialize_f32 any(Leaf);
+        deserialize_f64 any(Leaf);
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
         match self.wire {
-            Wire::Integer(integer) | Wire::Wide(integer) => {
+            Wire::Integer(integer) => {
                 let result = visitor.visit_i128(integer.into());
                 self.finish(Hint::Leaf, false, result)
             }
@@ -599,7 +610,7 @@ impl<'de> Deserializer<'de> for Value<'_, '_> {
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
         match self.wire {
-            Wire::Integer(integer) | Wire::Wide(integer) => {
+            Wire::Integer(integer) => {
                 let result = visitor.visit_u128(i128::from(integer) as u128);
                 self.finish(Hint::Leaf, false, result)
             }
@@ -619,10 +630,7 @@ impl<'de> Deserializer<'de> for Value<'_, '_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Failed> {
-        if name == EXTENSION {
-            return Err(Failed::data());
-        }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Failed> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -655,7 +663,7 @@ impl<'de> Deserializer<'de> for Value<'_, '_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failed> {
-        self.any(Hint::Parts, visitor)
+        self.named(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -674,13 +682,11 @@ impl<'de> Deserializer<'de> for Value<'_, '_> {
             }
             Wire::Struct(Fields { list, .. }) => match &list[..] {
                 [(name, shape)] => visitor.visit_enum(named(Source::Text(name), Some(Source::Shape(shape)))),
-                _ => return self.refuse(&visitor),
+                _ => return self.refuse(&"the name of a variant"),
             },
             // Which variant it would be, and whether there is one, the data say.
-            Wire::Text(_) | Wire::Integer(_) | Wire::Map(_) | Wire::Tuple([_]) | Wire::Stop | Wire::Anything(_) => {
-                Err(Failed::data())
-            }
-            _ => return self.refuse(&visitor),
+            Wire::Text(_) | Wire::Map(_) | Wire::Stop | Wire::Anything(_) => Err(Failed::data()),
+            _ => return self.refuse(&"the name of a variant"),
         };
         self.finish(Hint::Parts, true, result)
     }
@@ -782,7 +788,7 @@ struct One<'c, 's> {
     depth: usize,
 }
 
-impl<'s> One<'_, 's> {
+impl<'c, 's> One<'c, 's> {
     fn at(&self, failed: Failed) -> Failed {
         match self.name {
             Source::Text(name) => Failed { path: format!(".{name}{}", failed.path), ..failed },
@@ -794,11 +800,9 @@ impl<'s> One<'_, 's> {
         self.content.ok_or_else(|| self.at(de::Error::invalid_type(Unexpected::UnitVariant, &expected)))
     }
 
-    /// Content is read as it is, by position or by name.
-    fn parts<'de, V: Visitor<'de>>(self, expected: &str, visitor: V) -> Result<V::Value, Failed> {
+    fn value<'de, V: Visitor<'de>>(&self, expected: &str) -> Result<Value<'c, 's>, Failed> {
         let content = self.content(expected)?;
-        let value = self.samples.value(content, self.depth, type_name::<V::Value>());
-        value.any(Hint::Parts, visitor).map_err(|failed| self.at(failed))
+        Ok(self.samples.value(content, self.depth, type_name::<V::Value>()))
     }
 }
 
@@ -838,10 +842,10 @@ impl<'de> VariantAccess<'de> for One<'_, '_> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Failed> {
-        self.parts("tuple variant", visitor)
+        self.value::<V>("tuple variant")?.any(Hint::Parts, visitor).map_err(|failed| self.at(failed))
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Failed> {
-        self.parts("struct variant", visitor)
+        self.value::<V>("struct variant")?.named(visitor).map_err(|failed| self.at(failed))
     }
 }

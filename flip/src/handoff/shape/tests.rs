@@ -383,7 +383,26 @@ cases! {
     widened { struct State { a: u8, b: i8 } } { pub struct State { a: u64, b: i128 } }
         taken(State { a: 1, b: 1 });
     wide_to_small { struct State { a: u128 } } { pub struct State { a: u64 } }
-        refused(State { a: 1 }, ".a: invalid type: byte array, expected u64");
+        taken(State { a: 1 });
+    wide_to_too_small { struct State { a: u128 } } { pub struct State { a: u64 } }
+        left_to_the_data(State { a: 1 << 64 });
+    sign_lost { struct State { a: i128 } } { pub struct State { a: u128 } }
+        left_to_the_data(State { a: -1 });
+    sign_gained { struct State { a: u128 } } { pub struct State { a: i128 } }
+        left_to_the_data(State { a: u128::MAX });
+    float_narrowed { struct State { a: f64 } } { pub struct State { a: f32 } }
+        left_to_the_data(State { a: 0.1 });
+    positions_to_names { struct State { a: Pt } struct Pt(u8, u8); } { pub struct State { a: Pt } struct Pt { y: u8, x: u8 } }
+        refused(State { a: Pt(1, 2) }, ".a: invalid type: sequence, expected struct Pt");
+    names_to_positions { struct State { a: Pt } struct Pt { y: u8, x: u8 } } { pub struct State { a: Pt } struct Pt(u8, u8); }
+        refused(State { a: Pt { y: 1, x: 2 } }, ".a: invalid type: map, expected tuple struct Pt");
+    positions_to_names_in_a_variant { enum State { A(u8, u8) } } { pub enum State { A { y: u8, x: u8 } } }
+        refused(State::A(1, 2), ".A: invalid type: sequence, expected struct variant State::A");
+    number_to_variant { struct State { a: u8 } } { pub struct State { a: E } enum E { Active, Deleted } }
+        refused(State { a: 1 }, ".a: invalid type: integer, expected the name of a variant");
+    numbers_to_fields { struct State { a: BTreeMap<u8, String> } }
+        { pub struct State { a: Two } struct Two { first: String, second: String } }
+        refused(State { a: [(0, "0".into()), (1, "1".into())].into() }, ".a: invalid type: other value, expected the name of a field");
     not_zero { struct State { a: u8 } } { pub struct State { a: NonZero<u8> } }
         left_to_the_data(State { a: 0 });
     to_option { struct State { a: u8 } } { pub struct State { a: Option<u8> } }
@@ -429,7 +448,7 @@ cases! {
         { pub struct State { a: KindA, b: KindB } enum KindA { X(u8), Y(u8) } enum KindB { X(u8), Y(String) } }
         refused(State { a: Kind2::X(1), b: Kind2::Y(1) }, ".b.Y: invalid type: integer, expected a string");
     list_to_enum { struct State { a: Vec<u8> } } { pub struct State { a: E } enum E { A } }
-        refused(State { a: vec![] }, ".a: invalid type: sequence, expected enum E");
+        refused(State { a: vec![] }, ".a: invalid type: sequence, expected the name of a variant");
     text_to_enum { struct State { a: String } } { pub struct State { a: E } enum E { A } }
         taken(State { a: "A".into() });
     enum_to_text { struct State { a: E } enum E { A } } { pub struct State { a: String } }

@@ -12,7 +12,7 @@ use serde::de::{
     value::{MapDeserializer, SeqDeserializer, StrDeserializer},
 };
 
-use super::{Container, Content, EXTENSION, Fields, LeafKind, Sample, Shape, Shapes, Variant};
+use super::{Container, Content, Fields, LeafKind, Sample, Shape, Shapes, Variant};
 
 /// How deep one pass goes. Less than a shape may: it must be readable on the other side.
 const DEPTH: usize = super::DEPTH - 16;
@@ -759,10 +759,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
         })
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Ended> {
-        if name == EXTENSION {
-            return self.anything(visitor);
-        }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Ended> {
         let Kind::Newtype(inner) = self.ask(|tracer| Kind::Newtype(tracer.place()))? else { return Err(self.torn()) };
         visitor.visit_newtype_struct(self.inside(inner))
     }

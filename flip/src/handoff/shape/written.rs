@@ -159,7 +159,7 @@ impl Written {
         match self {
             Written::Bool => kind == LeafKind::Bool,
             Written::Text(_) => matches!(kind, LeafKind::Str | LeafKind::Char | LeafKind::Bytes),
-            // MessagePack has no numbers of 128 bits: they go as bytes. Bytes may also go as a list.
+            // A number of 128 bits goes as bytes where it needs more than 64. Bytes may also go as a list.
             Written::Bytes => matches!(kind, LeafKind::Bytes | LeafKind::I128 | LeafKind::U128),
             Written::Seq(_) => kind == LeafKind::Bytes,
             Written::Number => !matches!(kind, LeafKind::Bool | LeafKind::Char | LeafKind::Str | LeafKind::Bytes),

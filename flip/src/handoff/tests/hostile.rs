@@ -193,7 +193,25 @@ fn depth_is_bounded_by_the_reader() {
     // The same in what serde reads: an array in an array in an array.
     let inside = vec![0x91; 100_000];
     let leaf = [length(200_000), inside].concat();
-    assert!(refused::<Serde<serde_json::Value>>(&leaf).contains("depth limit"));
+    assert!(refused::<Serde<serde_json::Value>>(&leaf).contains("too deep in each other"));
+    // And a variant in a variant.
+    let inside = b"\x81\xa4Down".repeat(100_000);
+    let leaf = [length(2 * inside.len() as u64), inside].concat();
+    assert!(refused::<Serde<Chain>>(&leaf).contains("too deep in each other"));
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+enum Chain {
+    Down(Box<Chain>),
+    End,
+}
+
+#[test]
+fn depth_is_bounded_by_the_writer() {
+    let chain = |links| (0..links).fold(Chain::End, |chain, _| Chain::Down(Box::new(chain)));
+    save(&Serde(chain(100)), &mut Kept::default()).unwrap();
+    let error = save(&Serde(chain(200)), &mut Kept::default()).unwrap_err().to_string();
+    assert!(error.contains("too deep in each other"), "{error}");
 }
 
 #[test]
