@@ -197,7 +197,7 @@ fn signal(argument: &str, name: &str) -> Result<Signal, Error> {
     }
 }
 
-/// `500ms`, `30s`, `5m`, `1h`; a bare number would leave the unit to guessing.
+/// `4GiB`, `500MiB`, or a number of bytes.
 fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -213,6 +213,7 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// `500ms`, `30s`, `5m`, `1h`; a bare number would leave the unit to guessing.
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit())?;

@@ -5,7 +5,9 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
+use crate::live::{Hold, Holding};
 use crate::sys::map::Memory;
 
 /// Bytes that outlive the process without being copied: a growable buffer in memory that the new process maps, too.
@@ -38,9 +40,10 @@ use crate::sys::map::Memory;
 ///
 /// # Who may write
 /// From the freeze on both processes have the same bytes before them, and the new one may still be rolled back. So none
-/// writes until it is known who owns them: [`Live`](crate::Live) holds the writers of both. In the new process the
-/// memory is mapped for reading only until somebody borrows the bytes mutably, which `Live` grants to nobody before the
-/// process serves. A stray write by a bug ends the new process until then, and the old one goes on with its bytes.
+/// writes until it is known who owns them: [`Live`](crate::Live) holds the writers of both. Whoever writes all the same,
+/// as a [`migrate`](macro@crate::Handoff) function before that and a `Drop` in the old process after it may, writes into
+/// a copy that is made then. In the new process the memory is mapped for reading only until it serves and somebody
+/// borrows the bytes mutably: a stray write by a bug ends that process, and the old one goes on with its bytes.
 ///
 /// # Errors
 /// What needs more memory says so where there is none, and changes nothing then. For that reason there is no `Extend` and
@@ -48,7 +51,8 @@ use crate::sys::map::Memory;
 /// touch. It counts as a file of that length against `RLIMIT_FSIZE`, whose breach is the signal `SIGXFSZ`.
 ///
 /// # Panics
-/// The first mutable borrow in a new process, where a security module forbids to write what was read until then.
+/// A mutable borrow of the bytes where there is no memory for the copy that it needs (above), and the first one in a new
+/// process where a security module forbids to write what was read until then.
 ///
 /// # Caveats
 /// - The memory grows by doubling and becomes no less: neither [`truncate`](Region::truncate) nor [`clear`](Region::clear)
@@ -56,6 +60,7 @@ use crate::sys::map::Memory;
 ///   smaller one make a new one. Of a region without bytes nothing is handed over, and the memory is freed with the old process's.
 /// - A freeze waits for the [`read`](crate::Live::read)s of a state with a region in it, and those that come during it wait
 ///   for its end: what they see does not change under them. Keep them short.
+/// - A `Drop` that reads the bytes in the old process sees what the new one has made of them.
 /// - It cannot travel in a [call](crate::Apply) unless it is empty.
 /// - A process that is made by a bare `fork` has the same bytes, rather than a copy.
 #[derive(Default)]
@@ -64,12 +69,14 @@ pub struct Region {
     memory: Option<Memory>,
     /// At most the memory's size, and 0 where there is none.
     length: usize,
+    /// Tells whose the bytes are, once another process may have the same memory.
+    hold: OnceLock<Arc<Hold>>,
 }
 
 impl Region {
     /// Without bytes, and without memory for any.
     pub const fn new() -> Region {
-        Region { memory: None, length: 0 }
+        Region { memory: None, length: 0, hold: OnceLock::new() }
     }
 
     /// Without bytes, and with memory for at least so many.
@@ -92,6 +99,7 @@ impl Region {
     /// # Errors
     /// Where there is no memory, or no descriptor left.
     pub fn reserve(&mut self, additional: usize) -> io::Result<()> {
+        self.part()?;
         let least = self.length.checked_add(additional).ok_or(io::ErrorKind::OutOfMemory)?;
         match (&mut self.memory, NonZeroUsize::new(least)) {
             (Some(memory), _) => memory.grow(least),
@@ -142,6 +150,23 @@ impl Region {
         Ok(())
     }
 
+    /// From now on another process may have the same memory; `hold` tells which of the two owns it.
+    pub(crate) fn owned_under(&self, hold: &Arc<Hold>) {
+        self.hold.get_or_init(|| Arc::clone(hold));
+    }
+
+    /// Before a write: goes on with a copy where the memory is another process's, which has it still or by now.
+    fn part(&mut self) -> io::Result<()> {
+        let owned = self.hold.get().is_none_or(|hold| matches!(hold.get(), Holding::Open | Holding::Frozen));
+        if !owned && let Some(memory) = &self.memory {
+            let size = NonZeroUsize::new(memory.size()).ok_or(io::ErrorKind::InvalidData)?;
+            let mut own = Memory::create(size)?;
+            own.bytes_mut()?[..self.length].copy_from_slice(&memory.bytes()[..self.length]);
+            (self.memory, self.hold) = (Some(own), OnceLock::new());
+        }
+        Ok(())
+    }
+
     /// The file of the memory, where there are bytes in it.
     pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
         self.memory.as_ref().filter(|_| self.length > 0).map(Memory::as_fd)
@@ -153,7 +178,7 @@ impl Region {
     /// `InvalidData` where it cannot be the memory of a region so long.
     pub(crate) fn received(file: OwnedFd, length: NonZeroUsize) -> io::Result<Region> {
         let memory = Memory::received(file, length)?;
-        Ok(Region { memory: Some(memory), length: length.get() })
+        Ok(Region { memory: Some(memory), length: length.get(), hold: OnceLock::new() })
     }
 }
 
@@ -176,7 +201,7 @@ impl Region {
     /// The bytes as items.
     ///
     /// # Errors
-    /// `InvalidData` where they are no whole number of items, or a `T` has no size or is aligned to more than a page.
+    /// `InvalidData` where they are no whole number of items, or are bytes and a `T` has no size or is aligned to more than a page.
     pub fn as_items<T: bytemuck::AnyBitPattern>(&self) -> io::Result<&[T]> {
         // Where there is no memory nothing is aligned.
         if self.is_empty() {
@@ -223,6 +248,7 @@ impl Deref for Region {
 
 impl DerefMut for Region {
     fn deref_mut(&mut self) -> &mut [u8] {
+        self.part().expect("there is memory for a copy of what another process owns");
         match &mut self.memory {
             Some(memory) => {
                 let bytes = memory.bytes_mut().expect("a file that is open for writing can be mapped for it");

@@ -11,14 +11,15 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::handoff::{Sink, Source, codec};
-use crate::live::Looked;
+use crate::handoff::{BULK, Sink, Source, codec};
+use crate::live::{Hold, Looked};
 use crate::shared::{Note, Shared};
 use crate::sys::fd;
 
@@ -128,6 +129,10 @@ impl Writer<'_> {
 }
 
 impl Sink for Writer<'_> {
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        Some(&self.shared.hold)
+    }
+
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.frame(bytes, fds)?;
         self.shared.progress.mark();
@@ -272,20 +277,17 @@ impl Reader<'_> {
 
     /// Makes memory ready, as far as there is any, and as far as old says in time what for.
     fn make_room(&mut self) -> io::Result<()> {
-        fd::receive_within(self.socket.as_fd(), SIZES_PATIENCE)?;
-        match self.begin_frame(&mut VecDeque::new()) {
-            // A silent old process is not waited for here: the deadline for the content decides about it.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sizes_to_come = true,
-            begun => begun.and_then(|()| self.fill_room())?,
-        }
-        fd::receive_within(self.socket.as_fd(), Duration::ZERO)
+        // A silent old process is not waited for here: the deadline for the content decides about it.
+        self.sizes_to_come = !fd::is_readable_within(self.socket.as_fd(), SIZES_PATIENCE)?;
+        if self.sizes_to_come { Ok(()) } else { self.fill_room() }
     }
 
     fn fill_room(&mut self) -> io::Result<()> {
         let (sizes, _) = self.section(HEADER)?;
         let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
-        let (mut left, limit) = (memory_to_spare(), self.shared.state_limit.load(Ordering::Relaxed));
-        for size in sizes.bulks.into_iter().take(SIZES).filter(|size| *size <= limit) {
+        // All that is believed before it is there, in sum.
+        let mut left = memory_to_spare().min(self.shared.state_limit.load(Ordering::Relaxed));
+        for size in sizes.bulks.into_iter().take(SIZES).filter(|size| *size >= BULK as u64) {
             // Beyond that, what comes brings its memory with it.
             let Some(rest) = left.checked_sub(size) else { break };
             left = rest;
@@ -307,7 +309,7 @@ impl Reader<'_> {
         let (mut bytes, mut fds) = (Vec::new(), VecDeque::new());
         while self.receive(&mut bytes, &mut fds)? > 0 {
             if bytes.len() > limit {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a section is too long"));
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a section is too long"));
             }
         }
         self.section_ended = false;
@@ -315,17 +317,32 @@ impl Reader<'_> {
     }
 }
 
-/// How many bytes may be taken in advance: a good part of what the kernel says that it has, proc(5).
+/// How many bytes may be taken in advance: a good part of what the kernel says that it has, proc(5), and that the control
+/// groups of this process leave it, cgroups(7).
 fn memory_to_spare() -> u64 {
     let available = || {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
-    available().unwrap_or(0).saturating_mul(1024) / 4 * 3
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let left = |group: &Path| {
+        let number = |file| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+        // Without a limit it says `max`.
+        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    };
+    let root = Path::new("/sys/fs/cgroup");
+    let groups = root.join(group);
+    let left = groups.ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min();
+    available().unwrap_or(0).saturating_mul(1024).min(left.unwrap_or(u64::MAX)) / 4 * 3
 }
 
 impl Source for Reader<'_> {
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        Some(&self.shared.hold)
+    }
+
     fn receive(&mut self, buffer: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         self.seek_bytes(fds)?;
         let start = buffer.len();
@@ -380,6 +397,7 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     if fds.len() != header.draining.len() * EARLIER {
         return Err("the content's header has the wrong number of descriptors".to_owned());
     }
+    let limit = usize::try_from(shared.state_limit.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
     let mut early = Vec::new();
     for name in &header.states {
         match shared.states.look_for(name) {
@@ -391,8 +409,15 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
             }
             // `main` may be waiting for one that comes later, and asks for this one only then.
             Looked::Unknown => {
-                let (bytes, fds) = reader.section(usize::MAX).map_err(cut)?;
-                early.push((name, Early { bytes, fds }));
+                // What was made ready is of no use to it.
+                reader.room = Vec::new();
+                let (bytes, fds) = reader.section(limit).map_err(|error| {
+                    if error.kind() == io::ErrorKind::FileTooLarge {
+                        return format!("{name}: there are more than {limit} bytes, which is the `state_limit` here");
+                    }
+                    cut(error)
+                })?;
+                early.push((name, Early { bytes, fds, hold: Arc::clone(&shared.hold) }));
             }
             // Those were reported when `main` had all of its parameters.
             Looked::Unwanted => reader.skip_section().map_err(cut)?,
@@ -425,9 +450,14 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
 struct Early {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
+    hold: Arc<Hold>,
 }
 
 impl Source for Early {
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        Some(&self.hold)
+    }
+
     fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         let length = self.bytes.len();
         bytes.append(&mut self.bytes);
@@ -453,6 +483,8 @@ pub(crate) fn sizes(bulks: &[u64]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::golden::golden;
+    use crate::handoff::Schema;
+    use crate::{Handoff, Live};
 
     #[test]
     fn what_comes_before_the_states_is_read_for_ever() {
@@ -476,5 +508,97 @@ mod tests {
         let mut sent = vec![0; 19];
         File::from(theirs).read_exact(&mut sent).unwrap();
         golden("content frame and end of section", &sent);
+    }
+
+    fn reader(shared: &Shared, socket: OwnedFd) -> Reader<'_> {
+        let socket = File::from(socket);
+        Reader { socket, shared, section_ended: false, left: 0, ended: false, room: vec![], sizes_to_come: false }
+    }
+
+    fn section(shared: &Shared, socket: BorrowedFd<'_>, bytes: &[u8]) {
+        let writer = Writer { socket, shared };
+        bytes.chunks(FRAME).try_for_each(|bytes| writer.frame(bytes, &[])).unwrap();
+        writer.end_section().unwrap();
+    }
+
+    #[test]
+    fn what_is_announced_is_believed_within_the_limit() {
+        let shared = Shared::new(false).unwrap();
+        shared.state_limit.store(5 << 20, Ordering::Relaxed);
+        for (bulks, made) in [
+            (vec![2 << 20, 3 << 20], vec![2 << 20, 3 << 20]),
+            // All of them together.
+            (vec![2 << 20; 8], vec![2 << 20; 2]),
+            (vec![6 << 20, 1 << 20], vec![]),
+            // Small ones are none of those that are worth it.
+            (vec![1; 1000], vec![]),
+            (vec![u64::MAX], vec![]),
+        ] {
+            let (ours, theirs) = fd::stream_pair().unwrap();
+            section(&shared, ours.as_fd(), &codec::to_named(&Sizes { bulks }).unwrap());
+            let mut reader = reader(&shared, theirs);
+            reader.make_room().unwrap();
+            assert_eq!(reader.room.iter().map(Vec::capacity).collect::<Vec<_>>(), made);
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_asked_for_yet_is_limited_too() {
+        let shared = Shared::new(false).unwrap();
+        shared.state_limit.store(1 << 20, Ordering::Relaxed);
+        let (ours, theirs) = fd::stream_pair().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let header = Header { draining: vec![], states: vec!["later".into()] };
+                section(&shared, ours.as_fd(), &codec::to_named(&header).unwrap());
+                let writer = Writer { socket: ours.as_fd(), shared: &shared };
+                while writer.frame(&[7; FRAME], &[]).is_ok() {}
+            });
+            let error = receive(&shared, &mut reader(&shared, theirs)).map(|_| ()).unwrap_err();
+            assert_eq!(error, "later: there are more than 1048576 bytes, which is the `state_limit` here");
+        });
+    }
+
+    /// Old has what one has, and new takes it as the other.
+    fn room_is_used<Old: Handoff + Send + Sync + 'static, New: Handoff + Send + Sync + 'static>(old: Old) {
+        let (here, there) = (Shared::new(true).unwrap(), Shared::new(false).unwrap());
+        let _ours = Live::declare("state", old, &here);
+        let _theirs = Live::<New>::expect("state", Schema::of::<New>().plan(&Schema::of::<Old>()).unwrap(), &there);
+        let (ours, theirs) = fd::stream_pair().unwrap();
+        here.freeze.begin(1, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                send_sizes(&here, ours.as_fd());
+                freeze_and_send(&here, 1, ours.as_fd(), vec![], Duration::ZERO).unwrap();
+            });
+            let mut reader = reader(&there, theirs);
+            reader.make_room().unwrap();
+            assert_eq!(reader.room.iter().map(Vec::capacity).collect::<Vec<_>>(), [2 << 20, 3 << 20]);
+            reader.section(HEADER).unwrap();
+            there.states.find("state").unwrap().restore(&mut reader).unwrap();
+            assert!(reader.room.is_empty());
+            reader.skip_section().unwrap();
+            reader.section(TRAILER.len()).unwrap();
+        });
+    }
+
+    #[test]
+    fn what_was_made_ready_is_used() {
+        #[derive(Handoff)]
+        struct One {
+            bytes: Vec<u8>,
+            gone: u8,
+            numbers: Vec<u64>,
+            text: String,
+        }
+        #[derive(Handoff)]
+        struct Two {
+            bytes: Vec<u8>,
+            numbers: Vec<u64>,
+            text: String,
+        }
+        let one = || One { bytes: vec![7; 3 << 20], gone: 1, numbers: vec![8; 1 << 20], text: "t".repeat(2 << 20) };
+        room_is_used::<One, One>(one());
+        room_is_used::<One, Two>(one());
     }
 }

@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use bytemuck::{NoUninit, Pod};
@@ -16,6 +17,7 @@ use super::{
     RestoreError, SaveError,
     codec::{self, NotRead, Scalar},
 };
+use crate::live::Hold;
 
 /// The most bytes that one call of [`Sink::send`] is given.
 pub(crate) const CHUNK: usize = 256 * 1024;
@@ -53,6 +55,11 @@ pub(crate) trait Sink {
 
     /// Takes note of something from [`BULK`] bytes on.
     fn found(&mut self, _size: usize) {}
+
+    /// Which tells whether this process still owns what it sends.
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        None
+    }
 }
 
 /// Where a [`Restorer`] receives from.
@@ -68,6 +75,11 @@ pub(crate) trait Source {
 
     /// Memory for so many bytes that was made ready before the freeze.
     fn room(&mut self, _size: usize) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Which tells whether this process owns what it has received.
+    fn hold(&self) -> Option<&Arc<Hold>> {
         None
     }
 }
@@ -160,6 +172,10 @@ impl<'a> Saver<'a> {
     #[inline]
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
         if self.sink.is_some() && self.buffer.len() + bytes.len() > CHUNK {
+            if bytes.len() >= BULK && self.is_search() {
+                self.found(bytes.len());
+                return Ok(());
+            }
             return self.long(bytes);
         }
         self.buffer.extend_from_slice(bytes);
@@ -169,9 +185,6 @@ impl<'a> Saver<'a> {
     /// Whole chunks go from where they lie, without a copy.
     #[cold]
     fn long(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
-        if self.found(bytes.len()) {
-            return Ok(());
-        }
         let (first, rest) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
         self.buffer.extend_from_slice(first);
         if rest.is_empty() {
@@ -192,19 +205,26 @@ impl<'a> Saver<'a> {
         self.sink.as_ref().is_some_and(|sink| sink.is_search())
     }
 
-    /// Whether something of this size was only looked for.
-    fn found(&mut self, size: usize) -> bool {
-        let found = size >= BULK && self.is_search();
-        if let (true, Some(sink)) = (found, &mut self.sink) {
+    fn found(&mut self, size: usize) {
+        if let Some(sink) = &mut self.sink {
             sink.found(size);
         }
-        found
     }
 
     /// Fixed-width numbers, which lie in memory as they go.
     #[inline]
     pub(super) fn packed<T: NoUninit>(&mut self, items: &[T]) -> Result<(), SaveError> {
-        self.bytes(bytemuck::cast_slice(items))
+        let bytes = bytemuck::cast_slice(items);
+        // Memory that was made ready for bytes cannot become that of numbers.
+        if bytes.len() >= BULK && self.is_search() {
+            return Ok(());
+        }
+        self.bytes(bytes)
+    }
+
+    /// Which tells whether this process still owns what it sends.
+    pub(super) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.sink.as_ref().and_then(|sink| sink.hold())
     }
 
     pub(super) fn text(&mut self, text: &str) -> Result<(), SaveError> {
@@ -229,7 +249,8 @@ impl<'a> Saver<'a> {
     /// A value that only serde can write: pieces, each behind its length and whether another follows.
     pub(super) fn leaf<T: Serialize>(&mut self, value: &T) -> Result<(), SaveError> {
         if self.is_search() {
-            return Ok(());
+            // Not looked into; it counts as something, so that a search ends.
+            return self.scalar(0u8);
         }
         let depth = DEPTH - self.depth;
         let mut pieces = Pieces { out: self, held: Vec::new(), failed: None };
@@ -493,11 +514,20 @@ impl<'a> Restorer<'a> {
 
     #[inline]
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
-        let room = if length >= BULK { self.source.as_mut().and_then(|source| source.room(length)) } else { None };
-        match room {
+        match if length >= BULK { self.room(length) } else { None } {
             Some(room) => self.packed_into(room, length),
             None => self.packed(length),
         }
+    }
+
+    /// Memory for so many bytes that was made ready before the freeze.
+    pub(super) fn room(&mut self, size: usize) -> Option<Vec<u8>> {
+        self.source.as_mut().and_then(|source| source.room(size))
+    }
+
+    /// Which tells whether this process owns what it has received.
+    pub(super) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.source.as_ref().and_then(|source| source.hold())
     }
 
     /// What [`Saver::packed`] wrote.

@@ -3,7 +3,7 @@
 //! It works through the plan with a stack of its own, so that it can stop wherever the input ends for now and go on from
 //! there, and so that no input makes it recurse.
 
-use std::{collections::VecDeque, io, mem, os::fd::OwnedFd};
+use std::{collections::VecDeque, io, mem, os::fd::OwnedFd, sync::Arc};
 
 use super::{
     RestoreError, Restorer, Source,
@@ -11,6 +11,7 @@ use super::{
     schema::Leaf,
     stream::CHUNK,
 };
+use crate::live::Hold;
 
 /// How many operations are carried out before the first byte, and for each byte. In a made-up schema nothing may lie in nothing,
 /// twice at each step, until nobody sees the end of it.
@@ -561,5 +562,13 @@ impl Source for Transcoder<'_, '_> {
         // The path is that of the old process's value; the reader's own has not come as far.
         ran.map_err(|error| io::Error::other(self.locate(error).whole()))?;
         Ok(bytes.len() - before)
+    }
+
+    fn room(&mut self, size: usize) -> Option<Vec<u8>> {
+        self.input.room(size)
+    }
+
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        self.input.hold()
     }
 }

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -20,7 +20,6 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt, socketpair, sockopt,
 };
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
 /// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`, see unix(7).
@@ -47,15 +46,18 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((one, other))
 }
 
-/// From here on, what receives from this socket fails with `WouldBlock` when nothing has come for so long; zero waits for
-/// ever. See socket(7), `SO_RCVTIMEO`.
+/// Waits at most so long until something can be read, or the other end is closed.
 ///
 /// # Errors
-/// Those of setsockopt(2).
-pub(crate) fn receive_within(sock: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
-    let seconds = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
-    setsockopt(&sock, sockopt::ReceiveTimeout, &TimeVal::new(seconds, time.subsec_micros().into()))?;
-    Ok(())
+/// Those of poll(2).
+pub(crate) fn is_readable_within(sock: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + time;
+    loop {
+        match poll(&mut [PollEntry::readable(sock)], Some(deadline.saturating_duration_since(Instant::now()))) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ready => return ready.map(|ready| ready > 0),
+        }
+    }
 }
 
 /// Sends one message, or on a stream as much of it as fits, with the descriptors.
@@ -654,7 +656,7 @@ mod tests {
     #[test]
     fn poll_waits_no_less_than_asked() {
         let time = Duration::from_micros(1500);
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         assert_eq!(poll(&mut [PollEntry::absent()], Some(time)).unwrap(), 0);
         assert!(start.elapsed() >= time);
         // The longest time is a valid one.

@@ -90,8 +90,9 @@ impl Memory {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: `at` is mapped for `size` bytes, at most `isize::MAX` by `rounded` and `received`, until drop or a call
         // that borrows mutably; the file is never made shorter. Of the processes that map it only the owner of the
-        // content writes, through `bytes_mut`, which `Live` sees to: nobody reads in the old one from the freeze on, and
-        // one that is rolled back has not written.
+        // content writes, through `bytes_mut`: `Live` keeps readers and writers of the old one away from the freeze on, and
+        // `Region` gives a copy to who writes without owning, so that one that is rolled back has not written here. Such a one may see
+        // what the old one writes from then on, for the moment until it is killed; what it makes of that reaches nobody.
         unsafe { slice::from_raw_parts(self.at.as_ptr(), self.size.get()) }
     }
 

@@ -9,6 +9,9 @@ leaf!(
     Region,
     Region,
     |value, out| {
+        if let Some(hold) = out.hold() {
+            value.owned_under(hold);
+        }
         out.length(value.len())?;
         out.scalar(value.file().is_some())?;
         value.file().map_or(Ok(()), |file| out.descriptor(file))
@@ -16,8 +19,14 @@ leaf!(
     |input| {
         let length = NonZeroUsize::new(input.length()?);
         match (length, input.scalar()?) {
-            (Some(length), true) => Region::received(input.descriptor()?, length)
-                .map_err(|error| RestoreError::io("the memory of a region cannot be used", error)),
+            (Some(length), true) => {
+                let region = Region::received(input.descriptor()?, length)
+                    .map_err(|error| RestoreError::io("the memory of a region cannot be used", error))?;
+                if let Some(hold) = input.hold() {
+                    region.owned_under(hold);
+                }
+                Ok(region)
+            }
             (None, false) => Ok(Region::new()),
             (Some(length), false) => {
                 Err(RestoreError::new(format!("{length} bytes are claimed, and no memory that has them")))

@@ -196,3 +196,76 @@ fn length_and_memory_belong_together() {
     lost.chunks[0].1.clear();
     assert_eq!(received::<Region>(lost).unwrap_err().to_string(), "Region: descriptor 0 did not arrive");
 }
+
+mod migrated {
+    use crate::{Handoff, Region};
+
+    #[derive(Default, Handoff)]
+    pub(super) struct Log {
+        pub(super) version: u8,
+        pub(super) bytes: Region,
+    }
+
+    fn next(mut old: Region) -> Log {
+        old[0] = b'2';
+        old.extend_from_slice(b"!").unwrap();
+        Log { version: 2, bytes: old }
+    }
+
+    #[derive(Default, Handoff)]
+    pub(super) struct State {
+        #[handoff(from = "Region", migrate = next)]
+        pub(super) log: Log,
+    }
+}
+
+#[derive(Default, Handoff)]
+struct State {
+    log: Region,
+}
+
+fn text(region: &Region) -> String {
+    String::from_utf8_lossy(region).into_owned()
+}
+
+#[test]
+fn migration_writes_into_a_copy_until_the_process_serves() {
+    let old = crate::testing::Process::new();
+    let ours = old.live("state", State { log: Region::try_from(&b"1: entry"[..]).unwrap() }).unwrap();
+    let failed = old.hand_over(|new| {
+        let theirs = new.live("state", migrated::State::default())?;
+        assert_eq!(theirs.read(|state| (state.log.version, text(&state.log.bytes)))?, (2, "2: entry!".to_owned()));
+        Err::<(), _>("the new one fails when it has the content".into())
+    });
+    assert!(failed.is_err());
+    assert_eq!(ours.read(|state| text(&state.log)).unwrap(), "1: entry");
+    let (new, theirs) = old.hand_over(|new| Ok(new.live("state", migrated::State::default())?)).unwrap();
+    assert_eq!(theirs.read(|state| text(&state.log.bytes)).unwrap(), "2: entry!");
+    // It is the new one's from here on, without a copy.
+    let before = theirs.read(|state| inode(&state.log.bytes)).unwrap();
+    theirs.update(|state| state.log.bytes[0] = b'3').unwrap();
+    assert_eq!(
+        theirs.read(|state| (inode(&state.log.bytes), text(&state.log.bytes))).unwrap(),
+        (before, "3: entry!".into())
+    );
+    drop(new);
+}
+
+#[test]
+fn what_the_old_process_writes_when_it_has_handed_over_is_its_own() {
+    #[derive(Default, Handoff)]
+    struct Wiped {
+        log: Region,
+    }
+    impl Drop for Wiped {
+        fn drop(&mut self) {
+            self.log.fill(0);
+        }
+    }
+    let old = crate::testing::Process::new();
+    let ours = old.live("state", Wiped { log: Region::try_from(&b"secret"[..]).unwrap() }).unwrap();
+    let (new, theirs) = old.hand_over(|new| Ok(new.live("state", Wiped::default())?)).unwrap();
+    assert!(ours.read(|_| ()).is_err(), "it was dropped");
+    assert_eq!(theirs.read(|state| text(&state.log)).unwrap(), "secret");
+    drop(new);
+}
