@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::handoff::{BULK, Sink, Source, codec};
 use crate::live::{Hold, Looked};
 use crate::shared::{Note, Shared};
-use crate::sys::fd;
+use crate::sys::{fd, map};
 
 const TRAILER: &[u8] = b"flip: whole";
 /// The most bytes in one frame.
@@ -49,6 +49,8 @@ pub(crate) struct Earlier {
 const SEARCHED: usize = 4 * 1024 * 1024;
 /// How long the new process waits to hear of it before it asks for the freeze without.
 const SIZES_PATIENCE: Duration = Duration::from_secs(1);
+/// How many threads write to memory before the freeze, at most: the old process still serves.
+const TOUCHING: usize = 4;
 /// How many sizes are sent.
 const SIZES: usize = 64 * 1024;
 
@@ -122,9 +124,9 @@ impl Writer<'_> {
         frame[..4].copy_from_slice(&u32::try_from(bytes.len()).map_err(io::Error::other)?.to_le_bytes());
         frame[4..].copy_from_slice(&u32::try_from(fds.len()).map_err(io::Error::other)?.to_le_bytes());
         // The descriptors go with the first byte of the frame.
-        let sent = fd::send(self.socket, &frame, fds)?;
-        self.put(&frame[sent..])?;
-        self.put(bytes)
+        let sent = fd::send_both(self.socket, &frame, bytes, fds)?;
+        self.put(frame.get(sent..).unwrap_or_default())?;
+        self.put(&bytes[sent.saturating_sub(frame.len())..])
     }
 }
 
@@ -199,7 +201,7 @@ struct Reader<'a> {
     left: usize,
     /// The old process closed its end.
     ended: bool,
-    /// Memory for what is large, the smallest first.
+    /// Memory for what is large, as long as it is to be, the smallest first.
     room: Vec<Vec<u8>>,
     /// Old has not said what is large in time.
     sizes_to_come: bool,
@@ -296,12 +298,10 @@ impl Reader<'_> {
             if bytes.try_reserve_exact(size).is_err() {
                 break;
             }
-            // The kernel gives memory when it is written to, which takes longer than the content does on its way.
-            bytes.resize(size, 0);
-            bytes.clear();
             self.room.push(bytes);
         }
-        self.room.sort_by_key(Vec::capacity);
+        touch(&mut self.room);
+        self.room.sort_by_key(Vec::len);
         Ok(())
     }
 
@@ -315,6 +315,24 @@ impl Reader<'_> {
         self.section_ended = false;
         Ok((bytes, fds.into()))
     }
+}
+
+/// Writes to all of the memory. The kernel gives it then, which takes longer than the content does on its way: so it is done
+/// before the freeze, by as many threads as there are processors.
+fn touch(room: &mut [Vec<u8>]) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(TOUCHING);
+    std::thread::scope(|scope| {
+        for some in room.chunks_mut(room.len().div_ceil(threads).max(1)) {
+            let touch = move || {
+                for bytes in some {
+                    map::wants_large_pages(bytes.spare_capacity_mut());
+                    bytes.resize(bytes.capacity(), 0);
+                }
+            };
+            // Where no thread can be had it is done when the content comes.
+            let _ = std::thread::Builder::new().name("flip-touch".into()).spawn_scoped(scope, touch);
+        }
+    });
 }
 
 /// How many bytes may be taken in advance: a good part of what the kernel says that it has, proc(5), and that the control
@@ -360,10 +378,14 @@ impl Source for Reader<'_> {
     }
 
     fn room(&mut self, size: usize) -> Option<Vec<u8>> {
-        let at = self.room.partition_point(|bytes| bytes.capacity() < size);
+        let at = self.room.partition_point(|bytes| bytes.len() < size);
         // Not much more than is needed: it is kept as long as the value.
-        let fits = self.room.get(at).is_some_and(|bytes| bytes.capacity() - size <= size / 8);
-        fits.then(|| self.room.remove(at))
+        let fits = self.room.get(at).is_some_and(|bytes| bytes.len() - size <= size / 8);
+        fits.then(|| {
+            let mut bytes = self.room.remove(at);
+            bytes.truncate(size);
+            bytes
+        })
     }
 }
 
@@ -538,7 +560,7 @@ mod tests {
             section(&shared, ours.as_fd(), &codec::to_named(&Sizes { bulks }).unwrap());
             let mut reader = reader(&shared, theirs);
             reader.make_room().unwrap();
-            assert_eq!(reader.room.iter().map(Vec::capacity).collect::<Vec<_>>(), made);
+            assert_eq!(reader.room.iter().map(Vec::len).collect::<Vec<_>>(), made);
         }
     }
 
@@ -573,7 +595,7 @@ mod tests {
             });
             let mut reader = reader(&there, theirs);
             reader.make_room().unwrap();
-            assert_eq!(reader.room.iter().map(Vec::capacity).collect::<Vec<_>>(), [2 << 20, 3 << 20]);
+            assert_eq!(reader.room.iter().map(Vec::len).collect::<Vec<_>>(), [2 << 20, 3 << 20]);
             reader.section(HEADER).unwrap();
             there.states.find("state").unwrap().restore(&mut reader).unwrap();
             assert!(reader.room.is_empty());

@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     os::fd::{BorrowedFd, OwnedFd},
+    str::Utf8Error,
     sync::Arc,
 };
 
@@ -17,9 +18,9 @@ use super::{
     RestoreError, SaveError,
     codec::{self, NotRead, Scalar},
 };
-use crate::live::Hold;
+use crate::{live::Hold, sys::text::Text};
 
-/// The most bytes that one call of [`Sink::send`] is given.
+/// The most bytes that are gathered before they are sent.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// The most descriptors that one call of [`Sink::send`] is given: the kernel's limit for one message, unix(7).
@@ -45,7 +46,7 @@ const DIRECT: usize = 64 * 1024;
 
 /// Where a [`Saver`] sends to.
 pub(crate) trait Sink {
-    /// Sends all of `bytes` (at least one, at most [`CHUNK`]) together with `fds` (at most [`DESCRIPTORS`]).
+    /// Sends all of `bytes` (at least one, at most [`BULK`]) together with `fds` (at most [`DESCRIPTORS`]).
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()>;
 
     /// Whether only the sizes of what is large are wanted.
@@ -73,7 +74,7 @@ pub(crate) trait Source {
         Ok(0)
     }
 
-    /// Memory for so many bytes that was made ready before the freeze.
+    /// So many bytes of memory that was made ready before the freeze, with whatever lies there.
     fn room(&mut self, _size: usize) -> Option<Vec<u8>> {
         None
     }
@@ -191,10 +192,10 @@ impl<'a> Saver<'a> {
             return Ok(());
         }
         self.flush()?;
-        let chunks = rest.chunks_exact(CHUNK);
-        self.buffer.extend_from_slice(chunks.remainder());
+        let (whole, tail) = rest.split_at(rest.len() - rest.len() % CHUNK);
+        self.buffer.extend_from_slice(tail);
         if let Some(sink) = &mut self.sink {
-            for chunk in chunks {
+            for chunk in whole.chunks(BULK) {
                 sink.send(chunk, &[]).map_err(|error| SaveError::io("sending to the new process failed", error))?;
             }
         }
@@ -444,12 +445,21 @@ impl<'a> Restorer<'a> {
     /// there is: each growth is a copy.
     #[inline]
     pub(super) fn grow<T>(&self, items: &mut Vec<T>, length: usize, more: usize) {
-        if items.capacity() - items.len() < more {
-            let room = self.capacity::<T>(length);
-            if room == length || room / 2 > items.len() {
-                items.reserve_exact(room.saturating_sub(items.len()));
-            }
-        }
+        items.reserve_exact(self.growth::<T>(items.len(), items.capacity(), length, more));
+    }
+
+    /// How many more items there must be room for where there is none for `more`.
+    #[inline]
+    fn growth<T>(&self, there: usize, capacity: usize, length: usize, more: usize) -> usize {
+        let room = self.capacity::<T>(length);
+        if capacity - there < more && (room == length || room / 2 > there) { room.saturating_sub(there) } else { 0 }
+    }
+
+    /// How many of the next items to read at once. First what is there, so that the rest can be received where it will lie.
+    #[inline]
+    fn step<T>(&self, left: usize) -> usize {
+        let (there, most) = (self.rest().len() / size_of::<T>(), CHUNK / size_of::<T>());
+        if there > 0 { there.min(most).min(left) } else { most.min(left) }
     }
 
     /// Counts an element that took no bytes since `before`; a length alone could claim any number of them.
@@ -515,7 +525,10 @@ impl<'a> Restorer<'a> {
     #[inline]
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
         match if length >= BULK { self.room(length) } else { None } {
-            Some(room) => self.packed_into(room, length),
+            Some(mut room) => {
+                self.fill(&mut room)?;
+                Ok(room)
+            }
             None => self.packed(length),
         }
     }
@@ -533,17 +546,10 @@ impl<'a> Restorer<'a> {
     /// What [`Saver::packed`] wrote.
     #[inline]
     pub(super) fn packed<T: Pod>(&mut self, length: usize) -> Result<Vec<T>, RestoreError> {
-        self.packed_into(Vec::with_capacity(self.capacity::<T>(length)), length)
-    }
-
-    #[inline]
-    fn packed_into<T: Pod>(&mut self, mut items: Vec<T>, length: usize) -> Result<Vec<T>, RestoreError> {
+        let mut items = Vec::with_capacity(self.capacity::<T>(length));
         while items.len() < length {
-            // In steps: room that is made at once has left the processor's cache before it is filled. First what is there,
-            // so that the rest can be received where it will lie.
-            let (from, most) = (items.len(), CHUNK / size_of::<T>());
-            let there = Some(self.rest().len() / size_of::<T>()).filter(|&there| there > 0);
-            let step = there.unwrap_or(most).min(most).min(length - from);
+            // In steps: room that is made at once has left the processor's cache before it is filled.
+            let (from, step) = (items.len(), self.step::<T>(length - items.len()));
             self.grow(&mut items, length, step);
             items.resize(from + step, T::zeroed());
             self.fill(bytemuck::cast_slice_mut(&mut items[from..]))?;
@@ -555,11 +561,18 @@ impl<'a> Restorer<'a> {
         let length = self.length()?;
         // As a rule it lies there whole, and is looked at before it is copied.
         if let Some(bytes) = self.rest().get(..length) {
-            let text = str::from_utf8(bytes).map_err(not_utf8)?.to_owned();
+            let text = str::from_utf8(bytes)?.to_owned();
             self.position += length;
             return Ok(text);
         }
-        String::from_utf8(self.bytes(length)?).map_err(|error| not_utf8(error.utf8_error()))
+        let room = if length >= BULK { self.room(length) } else { None };
+        let mut text = Text::within(room.unwrap_or_else(|| Vec::with_capacity(self.capacity::<u8>(length))));
+        while text.len() < length {
+            let step = self.step::<u8>(length - text.len());
+            text.reserve_exact(self.growth::<u8>(text.len(), text.capacity(), length, step));
+            text.more(step, |bytes| self.fill(bytes))?;
+        }
+        Ok(text.finish()?)
     }
 
     pub(super) fn descriptor(&mut self) -> Result<OwnedFd, RestoreError> {
@@ -658,9 +671,11 @@ fn leaf_goes_on() -> RestoreError {
     RestoreError::new("bytes are left over")
 }
 
-#[cold]
-fn not_utf8(error: std::str::Utf8Error) -> RestoreError {
-    RestoreError::new(format!("text that is not text: {error}"))
+impl From<Utf8Error> for RestoreError {
+    #[cold]
+    fn from(error: Utf8Error) -> Self {
+        RestoreError::new(format!("text that is not text: {error}"))
+    }
 }
 
 struct Joined<'s, 'a> {

@@ -66,13 +66,21 @@ pub(crate) fn is_readable_within(sock: BorrowedFd<'_>, time: Duration) -> io::Re
 /// `WouldBlock` from a nonblocking socket that is full. `InvalidInput` for more than [`MAX_FDS`] descriptors, and for no
 /// bytes at all: on a packet socket that could not be told from its end, and a stream drops such a message's descriptors.
 pub(crate) fn send(sock: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    send_both(sock, bytes, &[], fds)
+}
+
+/// The same of bytes that lie in two places. Sent one after the other they would wake a reader twice.
+///
+/// # Errors
+/// As of [`send`].
+pub(crate) fn send_both(sock: BorrowedFd<'_>, bytes: &[u8], more: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     if bytes.is_empty() || fds.len() > MAX_FDS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[] } else { &rights[..] };
-    let parts = [io::IoSlice::new(bytes)];
+    let parts = [io::IoSlice::new(bytes), io::IoSlice::new(more)];
     loop {
         match sendmsg::<()>(sock.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
             Err(Errno::EINTR) => {}

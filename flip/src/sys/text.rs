@@ -1,0 +1,108 @@
+//! Text that is looked at as it comes, while it is in the processor's cache, and not once more when all of it is there.
+
+use std::str::Utf8Error;
+
+/// Bytes that are text as far as they were looked at: to the end, or to within its last character.
+pub(crate) struct Text {
+    /// Longer than what came, where there was memory for more.
+    bytes: Vec<u8>,
+    length: usize,
+    valid: usize,
+}
+
+impl Text {
+    /// None yet, in this memory, over whatever lies there.
+    pub(crate) fn within(bytes: Vec<u8>) -> Text {
+        Text { bytes, length: 0, valid: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Makes room for so many more than there are.
+    pub(crate) fn reserve_exact(&mut self, more: usize) {
+        self.bytes.reserve_exact((self.length + more).saturating_sub(self.bytes.len()));
+    }
+
+    /// Lets `fill` write `count` bytes, and looks at them.
+    ///
+    /// # Errors
+    /// Those of `fill`, and where it is no text.
+    pub(crate) fn more<E: From<Utf8Error>>(
+        &mut self,
+        count: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (from, to) = (self.length, self.length + count);
+        if self.bytes.len() < to {
+            self.bytes.resize(to, 0);
+        }
+        fill(&mut self.bytes[from..to])?;
+        self.length = to;
+        match str::from_utf8(&self.bytes[self.valid..to]) {
+            Ok(_) => self.valid = to,
+            // A character that has not come whole.
+            Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// Where it ends within a character.
+    pub(crate) fn finish(mut self) -> Result<String, Utf8Error> {
+        self.bytes.truncate(self.length);
+        str::from_utf8(&self.bytes[self.valid..])?;
+        // SAFETY: up to `valid` it was looked at and nobody could change it since, and the rest was looked at just now.
+        Ok(unsafe { String::from_utf8_unchecked(self.bytes) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In pieces of this length.
+    fn read(bytes: &[u8], piece: usize) -> Result<String, Utf8Error> {
+        let mut text = Text::within(Vec::new());
+        for piece in bytes.chunks(piece) {
+            text.more(piece.len(), |room| {
+                room.copy_from_slice(piece);
+                Ok::<_, Utf8Error>(())
+            })?;
+        }
+        text.finish()
+    }
+
+    #[test]
+    fn it_is_text_whatever_the_pieces() {
+        let text = "naïve — 🦀 text ".repeat(20);
+        for piece in 1..40 {
+            assert_eq!(read(text.as_bytes(), piece).as_deref(), Ok(&*text));
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_whatever_the_pieces() {
+        for broken in [
+            &b"a\xff"[..],
+            b"\x80",
+            b"abc\xe2\x82",
+            b"\xf0\x9f\xa6",
+            b"\xc0\xaf",
+            b"\xed\xa0\x80 surrogate",
+            b"ok \xe2a",
+        ] {
+            for piece in 1..6 {
+                assert!(read(broken, piece).is_err(), "{broken:?} in pieces of {piece}");
+            }
+        }
+    }
+}
