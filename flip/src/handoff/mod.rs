@@ -158,6 +158,10 @@ use transcode::Transcoder;
 /// collection, cannot be seen. A change there during a freeze is lost.
 ///
 /// Values that lie more than 128 deep in each other (a list by `Box`es, say) are refused.
+///
+/// To know the shape of a serde type, its `Deserialize` makes some values of it when the program starts, its `Serialize` writes
+/// them, and they are dropped: a type whose construction or `Drop` does something to the world is none to hand over. A panic
+/// there is caught, and printed; where panics abort, it ends the program.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be handed over",
     label = "not `Handoff`",
