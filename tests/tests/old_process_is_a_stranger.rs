@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use flip_tests::peer::{Peer, channel, framed, packet};
 use flip_tests::{Chain, Exit, PATIENCE, Start};
@@ -12,6 +13,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+
+/// How long the new process waits for content from a silent old one: the freeze's time and a second.
+const SILENCE: Duration = Duration::from_millis(1300);
 
 fn start(ready_timeout: &str) -> (Chain, Peer) {
     let (old, new) = channel();
@@ -271,6 +275,30 @@ fn sizes_that_come_late() {
     given.section(&rmp_serde::to_vec_named(&json!({ "draining": [], "states": [] })).unwrap());
     given.section(b"flip: whole");
     assert_eq!(old.hear(PATIENCE).unwrap().expect("it has all that it needs").value, json!("Ready"));
+    leaves(service, "the old process fell silent");
+}
+
+#[test]
+fn content_that_keeps_coming_is_waited_for_as_long_as_it_does() {
+    let (service, old, mut given) = until_prepared();
+    given.section(&rmp_serde::to_vec_named(&json!({ "draining": [], "states": ["unknown"] })).unwrap());
+    // More than twice as long as it would wait for a silent one, and never that long without a byte.
+    let begin = Instant::now();
+    while begin.elapsed() < 2 * SILENCE {
+        given.content.0.write_all(&framed(b"more", 4, 0)).unwrap();
+        assert_eq!(old.wait(SILENCE / 20).unwrap_err().kind(), ErrorKind::TimedOut, "it says or does something");
+    }
+    given.content.0.write_all(&framed(b"", 0, 0)).unwrap();
+    given.section(b"flip: whole");
+    assert_eq!(old.hear(PATIENCE).unwrap().expect("it has all that it needs").value, json!("Ready"));
+    leaves(service, "the old process fell silent");
+}
+
+#[test]
+fn content_that_stops_coming_is_not_waited_for() {
+    let (service, _old, mut given) = until_prepared();
+    given.section(&rmp_serde::to_vec_named(&json!({ "draining": [], "states": ["unknown"] })).unwrap());
+    given.content.0.write_all(&framed(b"more", 4, 0)).unwrap();
     leaves(service, "the old process fell silent");
 }
 
