@@ -4,7 +4,7 @@
 //! or only the data can tell; what only the old process has is skipped; what only the new one has needs a default. The
 //! result is a [`Plan`], which [`Transcoder`](super::transcode::Transcoder) carries out without knowing any type.
 
-use std::{cell::RefCell, collections::HashMap, fmt};
+use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
 
 use super::{
     error::shortened,
@@ -15,7 +15,7 @@ use super::{
 /// How far nodes are followed through each other before two schemas are called different. Only made-up ones get there.
 const DEPTH: usize = 128;
 
-/// How many types with a `from` may be tried within each other.
+/// How many types that can be read in two ways may be tried within each other.
 const TRIES: usize = 32;
 
 /// An operation, by its place in the plan.
@@ -127,8 +127,12 @@ impl Schema {
     /// # Errors
     /// Where the two first differ in a way that nothing bridges.
     pub(crate) fn plan(&self, theirs: &Schema) -> Result<Plan, Mismatch> {
-        let routes = Routes::default();
-        Matcher::new(self, theirs, &routes, 0).run(&self.root, &theirs.root, false).map(|(plan, _)| plan)
+        let routes = RefCell::default();
+        let plan = Matcher::new(self, theirs, &routes, 0).run(&self.root, &theirs.root, Way::Any);
+        match routes.into_inner().given_up {
+            Some(mismatch) => Err(mismatch),
+            None => plan.map(|(plan, _)| plan),
+        }
     }
 }
 
@@ -141,15 +145,150 @@ impl PartialEq for Schema {
 
 /// How well two types match, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
+struct Fit {
+    grade: Grade,
+    /// How many fields and variants of theirs are left behind, and fields of ours filled in.
+    apart: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
     Same,
     /// Nothing of the old value is left behind.
     Whole,
     Partly,
 }
 
-/// For a type of ours that knows an older one, and a type of theirs: whether the older one is what they have.
-type Routes = RefCell<HashMap<(Identity, Identity, Identity), bool>>;
+/// How the outermost node of ours is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Any,
+    /// Not by its older type.
+    Direct,
+    /// A struct of one field without a name as any other struct.
+    Fields,
+    /// The same as what is inside of it.
+    Inside,
+}
+
+/// Where there are two ways to read a part of theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Question {
+    /// Ours as it is, or by the older type that it knows.
+    Older { ours: Identity, theirs: Identity, from: Identity },
+    /// Two structs, only one of which has a single field without a name: by fields, or as what is inside.
+    Newtype { ours: usize, theirs: usize },
+}
+
+/// What the questions came to, so that each is asked once, whatever lies in whatever.
+#[derive(Default)]
+struct Routes {
+    decided: HashMap<Question, Decided>,
+    /// Those that are being decided, the outermost first.
+    open: Vec<Open>,
+    /// Those that hold only as long as an open one is, which is counted as a match meanwhile; in the order in which
+    /// they were decided.
+    provisional: Vec<(Question, usize)>,
+    /// For two structs, whether the question arises at all.
+    shared: HashMap<(usize, usize), bool>,
+    /// Too many lay within each other.
+    given_up: Option<Mismatch>,
+}
+
+struct Open {
+    question: Question,
+    /// How far it lies inside of the one that is open outside of it.
+    moved: Moved,
+    /// The outermost open one that it met.
+    depends: Option<usize>,
+    /// How many were provisional.
+    provisional: usize,
+}
+
+#[derive(Clone)]
+struct Decided {
+    choice: Choice,
+    /// The outermost open one that it holds under.
+    depends: Option<usize>,
+}
+
+#[derive(Clone)]
+enum Choice {
+    First,
+    Second,
+    Neither(Rc<(Mismatch, Mismatch)>),
+    /// It is met again while it is being decided.
+    Open(Moved),
+}
+
+/// Whether this is about another part than the whole is. What comes back to itself without having moved in both has no
+/// values that end.
+#[derive(Clone, Copy, Default)]
+struct Moved {
+    ours: bool,
+    theirs: bool,
+}
+
+impl Moved {
+    const BOTH: Moved = Moved { ours: true, theirs: true };
+
+    fn and(self, other: Moved) -> Moved {
+        Moved { ours: self.ours || other.ours, theirs: self.theirs || other.theirs }
+    }
+
+    fn is_both(self) -> bool {
+        self.ours && self.theirs
+    }
+}
+
+/// The outermost of two.
+fn outermost(one: Option<usize>, other: Option<usize>) -> Option<usize> {
+    one.into_iter().chain(other).min()
+}
+
+impl Routes {
+    fn ask(&mut self, question: Question, moved: Moved) -> Option<Choice> {
+        let (choice, depends) = match self.decided.get(&question) {
+            Some(Decided { choice, depends }) => (choice.clone(), *depends),
+            None => {
+                let place = self.open.iter().position(|open| open.question == question)?;
+                let moved = self.open[place + 1..].iter().fold(moved, |moved, open| moved.and(open.moved));
+                (Choice::Open(moved), Some(place))
+            }
+        };
+        if let Some(asking) = self.open.last_mut() {
+            asking.depends = outermost(asking.depends, depends);
+        }
+        Some(choice)
+    }
+
+    fn begin(&mut self, question: Question, moved: Moved) {
+        let provisional = self.provisional.len();
+        self.open.push(Open { question, moved, depends: None, provisional });
+    }
+
+    /// The innermost open one is decided.
+    fn end(&mut self, choice: Choice) {
+        let Some(open) = self.open.pop() else { return };
+        let place = self.open.len();
+        // What held only under it is asked again, now that it is known.
+        for (question, depends) in self.provisional.split_off(open.provisional) {
+            if depends == place {
+                self.decided.remove(&question);
+            } else {
+                self.provisional.push((question, depends));
+            }
+        }
+        let depends = open.depends.filter(|outer| *outer < place);
+        if let Some(outer) = depends {
+            self.provisional.push((open.question, outer));
+        }
+        if let Some(asking) = self.open.last_mut() {
+            asking.depends = outermost(asking.depends, depends);
+        }
+        self.decided.insert(open.question, Decided { choice, depends });
+    }
+}
 
 /// A named type by its place, another node by where it lies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -179,7 +318,7 @@ struct Matcher<'s> {
     skipped: HashMap<usize, OpId>,
     to_skip: Vec<(usize, OpId)>,
     fit: Fit,
-    routes: &'s Routes,
+    routes: &'s RefCell<Routes>,
     tries: usize,
 }
 
@@ -193,6 +332,7 @@ struct Work<'s> {
     op: OpId,
     /// The type that ours may come from.
     from: Option<&'s Node>,
+    way: Way,
 }
 
 /// Where in a value.
@@ -203,19 +343,29 @@ struct Place {
     segment: String,
     /// How many nodes without a name lie around it.
     depth: usize,
+    moved: Moved,
 }
 
 impl<'s> Matcher<'s> {
-    fn new(ours: &'s Schema, theirs: &'s Schema, routes: &'s Routes, tries: usize) -> Self {
+    fn new(ours: &'s Schema, theirs: &'s Schema, routes: &'s RefCell<Routes>, tries: usize) -> Self {
         let (ops, works, known) = (Vec::new(), Vec::new(), HashMap::new());
         let (skipped, to_skip) = (HashMap::new(), Vec::new());
-        Matcher { ours, theirs, ops, works, known, skipped, to_skip, fit: Fit::Same, routes, tries }
+        let fit = Fit { grade: Grade::Same, apart: 0 };
+        Matcher { ours, theirs, ops, works, known, skipped, to_skip, fit, routes, tries }
     }
 
-    /// The whole; `direct` where ours is not to come from an older type.
-    fn run(mut self, ours: &'s Node, theirs: &'s Node, direct: bool) -> Result<(Plan, Fit), Mismatch> {
+    /// The whole.
+    fn run(mut self, ours: &'s Node, theirs: &'s Node, way: Way) -> Result<(Plan, Fit), Mismatch> {
         let (at, ours, theirs) = (Place::default(), (ours, false), (theirs, false));
-        let root = if direct { self.direct(at, ours, theirs) } else { self.node(at, ours, theirs) };
+        let root = match way {
+            Way::Any => self.node(at, ours, theirs),
+            Way::Direct => self.direct(at, ours, theirs),
+            Way::Fields | Way::Inside => {
+                let root = self.later(at, ours, theirs, None);
+                self.works[0].way = way;
+                root
+            }
+        };
         let mut next = 0;
         while next < self.works.len() {
             let op = self.works[next].op;
@@ -225,7 +375,7 @@ impl<'s> Matcher<'s> {
         while let Some((theirs, op)) = self.to_skip.pop() {
             self.ops[op] = self.skip_named(theirs);
         }
-        Ok((Plan { ops: self.ops, root, changed: self.fit != Fit::Same }, self.fit))
+        Ok((Plan { ops: self.ops, root, changed: self.fit.grade != Grade::Same }, self.fit))
     }
 
     fn put(&mut self, op: Op) -> OpId {
@@ -235,13 +385,19 @@ impl<'s> Matcher<'s> {
 
     fn later(&mut self, at: Place, ours: Side<'s>, theirs: Side<'s>, from: Option<&'s Node>) -> OpId {
         let op = self.put(Op::Pending);
-        self.works.push(Work { at, ours, theirs, op, from });
+        self.works.push(Work { at, ours, theirs, op, from, way: Way::Any });
         op
     }
 
-    /// The bytes change; `fit` says what becomes of the value.
-    fn changes(&mut self, fit: Fit) {
-        self.fit = self.fit.max(fit);
+    /// The bytes change; `grade` says what becomes of the value.
+    fn changes(&mut self, grade: Grade) {
+        self.fit.grade = self.fit.grade.max(grade);
+    }
+
+    /// The same, where a part of it has no counterpart.
+    fn stands_apart(&mut self, grade: Grade) {
+        self.changes(grade);
+        self.fit.apart += 1;
     }
 
     /// The operation that makes ours of theirs, which is worked out later.
@@ -279,7 +435,16 @@ impl<'s> Matcher<'s> {
         if let Some(from) = *from {
             return self.migrating(work, from);
         }
-        let inside = |segment: &str| Place { within: Some(work), segment: segment.to_owned(), depth: at.depth + 1 };
+        let inside = |segment: &str| Place {
+            within: Some(work),
+            segment: segment.to_owned(),
+            depth: at.depth + 1,
+            moved: Moved::BOTH,
+        };
+        let only =
+            |segment: &str, ours, theirs| Place { moved: at.moved.and(Moved { ours, theirs }), ..inside(segment) };
+        let (inside_ours, inside_theirs) =
+            (|segment: &str| only(segment, true, false), |segment: &str| only(segment, false, true));
         let named = |schema: &'s Schema, node: &Node| match node {
             Node::Named(place) => (Some(*place), newtype(schema, *place)),
             _ => (None, None),
@@ -288,12 +453,22 @@ impl<'s> Matcher<'s> {
             ((Some(ours), None), (Some(theirs), None)) | ((Some(ours), Some(_)), (Some(theirs), Some(_))) => {
                 return self.pair(work, ours, theirs);
             }
+            ((Some(our_place), _), (Some(their_place), _)) if self.share_a_field(our_place, their_place) => {
+                match self.by_fields(work, our_place, their_place) {
+                    Some(true) => return self.pair_of_structs(work, our_place, their_place),
+                    Some(false) => {}
+                    None => return Ok(Op::Pending),
+                }
+            }
+            _ => {}
+        }
+        match (named(self.ours, ours), named(self.theirs, theirs)) {
             // Not by what ours was before: that was looked at with the whole.
             (_, (_, Some(inner))) => {
-                return Ok(Op::Same(self.direct(inside(""), (ours, to_item), (&inner.node, false))));
+                return Ok(Op::Same(self.direct(inside_theirs(""), (ours, to_item), (&inner.node, false))));
             }
             ((_, Some(inner)), _) => {
-                let op = self.field(inside(".0"), inner, (theirs, from_item));
+                let op = self.field(inside_ours(".0"), inner, (theirs, from_item));
                 return Ok(if inner.default { Op::Tagged(PRESENT, op) } else { Op::Same(op) });
             }
             _ => {}
@@ -312,13 +487,13 @@ impl<'s> Matcher<'s> {
                 Op::Option(self.node(inside(""), (ours, false), (theirs, false)))
             }
             (Node::Option(ours), theirs) => {
-                self.changes(Fit::Whole);
-                Op::Some(self.node(inside(""), (ours, false), (theirs, from_item)))
+                self.changes(Grade::Whole);
+                Op::Some(self.node(inside_ours(""), (ours, false), (theirs, from_item)))
             }
             (ours, Node::Option(theirs)) => {
-                self.changes(Fit::Whole);
+                self.changes(Grade::Whole);
                 // Nor here by what ours was before: the reader looks for that once.
-                Op::Unwrap(self.direct(inside(""), (ours, to_item), (theirs, false)))
+                Op::Unwrap(self.direct(inside_theirs(""), (ours, to_item), (theirs, false)))
             }
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 Op::List(self.node(inside("[]"), (ours, true), (theirs, true)))
@@ -353,6 +528,41 @@ impl<'s> Matcher<'s> {
         })
     }
 
+    /// Whether two structs, only one of which is a name for something else, have that in common as a field.
+    fn share_a_field(&self, ours: usize, theirs: usize) -> bool {
+        let shapes = (&self.ours.named[ours].shape, &self.theirs.named[theirs].shape);
+        let (Shape::Struct(our_fields), Shape::Struct(their_fields)) = shapes else { return false };
+        let share =
+            || by_name(our_fields, their_fields, |field| (&field.name, &field.aliases)).iter().any(Option::is_some);
+        *self.routes.borrow_mut().shared.entry((ours, theirs)).or_insert_with(share)
+    }
+
+    /// Whether these are two structs with a field in common rather than one inside of the other: whichever fits better,
+    /// and the former where neither does. Nothing while that is being decided.
+    fn by_fields(&mut self, work: usize, ours: usize, theirs: usize) -> Option<bool> {
+        let Work { at, ours: our_side, theirs: their_side, way, .. } = &self.works[work];
+        let (our_node, their_node, moved) = (our_side.0, their_side.0, at.moved);
+        match way {
+            Way::Fields => return Some(true),
+            Way::Inside => return Some(false),
+            Way::Any | Way::Direct => {}
+        }
+        let attempt = |way| self.attempt(our_node, their_node, way);
+        match self.choose(Question::Newtype { ours, theirs }, moved, || attempt(Way::Fields), || attempt(Way::Inside)) {
+            Choice::First | Choice::Neither(_) => Some(true),
+            Choice::Open(moved) if moved.is_both() => None,
+            Choice::Second | Choice::Open(_) => Some(false),
+        }
+    }
+
+    fn pair_of_structs(&mut self, work: usize, ours: usize, theirs: usize) -> Result<Op, Mismatch> {
+        if let Some(&op) = self.known.get(&(ours, theirs)) {
+            return Ok(Op::Same(op));
+        }
+        self.known.insert((ours, theirs), self.works[work].op);
+        self.pair(work, ours, theirs)
+    }
+
     /// What can be made of the type `from`, too: whichever of both fits better, and itself where they fit equally.
     fn migrating(&mut self, work: usize, from: &'s Node) -> Result<Op, Mismatch> {
         let Work { at, ours, theirs, .. } = &self.works[work];
@@ -362,41 +572,64 @@ impl<'s> Matcher<'s> {
             Node::Named(place) => self.ours.named[*place].from.as_ref().is_some_and(|own| std::ptr::eq(own, from)),
             _ => true,
         };
-        // Each pair is tried once, whatever lies in whatever.
-        let key = (identity(ours.0), identity(theirs.0), identity(from));
-        let known = self.routes.borrow().get(&key).copied();
-        let migrate = match known {
-            Some(migrate) => migrate,
-            None => {
-                // A type inside of itself goes the way of the whole.
-                self.routes.borrow_mut().insert(key, false);
-                let (direct, migrated) = (self.attempt(ours.0, theirs.0, of_type), self.attempt(from, theirs.0, false));
-                let migrate = match (&direct, &migrated) {
-                    (Ok(direct), Ok(migrated)) => migrated < direct,
-                    (Err(_), Ok(_)) => true,
-                    (Ok(_), Err(_)) => false,
-                    (Err(direct), Err(migrated)) => return Err(self.neither(&at, from, direct, migrated)),
-                };
-                self.routes.borrow_mut().insert(key, migrate);
-                migrate
-            }
+        let way = if of_type { Way::Direct } else { Way::Any };
+        let question = Question::Older { ours: identity(ours.0), theirs: identity(theirs.0), from: identity(from) };
+        let (direct, migrated) = (|| self.attempt(ours.0, theirs.0, way), || self.attempt(from, theirs.0, Way::Any));
+        let migrate = match self.choose(question, at.moved, direct, migrated) {
+            Choice::First => false,
+            Choice::Second => true,
+            // A type inside of itself goes the way of the whole, for which this is a match.
+            Choice::Open(moved) if moved.is_both() => return Ok(Op::Pending),
+            Choice::Open(_) => return Err(self.differ(&at, ours.0, theirs.0)),
+            Choice::Neither(mismatches) => return Err(self.neither(&at, from, &mismatches.0, &mismatches.1)),
         };
-        let inside = Place { within: Some(work), segment: String::new(), depth: at.depth + 1 };
+        let inside = Place { within: Some(work), segment: String::new(), depth: at.depth + 1, moved: at.moved };
         if migrate {
-            self.changes(Fit::Whole);
+            self.changes(Grade::Whole);
             return Ok(Op::Tagged(MIGRATED, self.node(inside, (from, false), theirs)));
         }
         let op = if of_type { self.direct(inside, ours, theirs) } else { self.node(inside, ours, theirs) };
         Ok(Op::Tagged(DIRECT, op))
     }
 
+    /// Which of two ways fits better, the first where they fit equally. An attempt that meets its own question is decided
+    /// by the rest of it; plans are made when everything is decided.
+    fn choose(
+        &self,
+        question: Question,
+        moved: Moved,
+        first: impl FnOnce() -> Result<Fit, Mismatch>,
+        second: impl FnOnce() -> Result<Fit, Mismatch>,
+    ) -> Choice {
+        if let Some(choice) = self.routes.borrow_mut().ask(question, moved) {
+            return choice;
+        }
+        self.routes.borrow_mut().begin(question, moved);
+        let choice = match (first(), second()) {
+            (Ok(first), Ok(second)) if second < first => Choice::Second,
+            (Err(_), Ok(_)) => Choice::Second,
+            (Ok(_), _) => Choice::First,
+            (Err(first), Err(second)) => Choice::Neither(Rc::new((first, second))),
+        };
+        self.routes.borrow_mut().end(choice.clone());
+        choice
+    }
+
     /// How well two types match as wholes.
-    fn attempt(&self, ours: &'s Node, theirs: &'s Node, direct: bool) -> Result<Fit, Mismatch> {
+    fn attempt(&self, ours: &'s Node, theirs: &'s Node, way: Way) -> Result<Fit, Mismatch> {
+        if let Some(given_up) = &self.routes.borrow().given_up {
+            return Err(given_up.clone());
+        }
         if self.tries >= TRIES {
-            return Err(self.differ(&Place::default(), ours, theirs));
+            let remedy = format!("more than {TRIES} types that can be read in two ways lie within each other");
+            let (our, their) = (self.ours.describe(ours), self.theirs.describe(theirs));
+            let mismatch = self.mismatch(&Place::default(), our, their, remedy);
+            // Otherwise the same would be found out in each of the ways that led here.
+            self.routes.borrow_mut().given_up = Some(mismatch.clone());
+            return Err(mismatch);
         }
         let matcher = Matcher::new(self.ours, self.theirs, self.routes, self.tries + 1);
-        matcher.run(ours, theirs, direct).map(|(_, fit)| fit)
+        matcher.run(ours, theirs, way).map(|(_, fit)| fit)
     }
 
     fn neither(&self, at: &Place, from: &Node, direct: &Mismatch, migrated: &Mismatch) -> Mismatch {
@@ -421,24 +654,24 @@ impl<'s> Matcher<'s> {
         if !both(Leaf::is_integer) && !both(Leaf::is_float) {
             return Err(self.differ(at, &Node::Leaf(to.0), &Node::Leaf(from.0)));
         }
-        self.changes(Fit::Whole);
+        self.changes(Grade::Whole);
         Ok(Op::Number { from, to })
     }
 
     fn variants(&mut self, work: usize, ours: &'s [Variant], theirs: &'s [Variant]) -> Result<Vec<Arm>, Mismatch> {
         if ours.len() != theirs.len() {
-            self.changes(Fit::Whole);
+            self.changes(Grade::Whole);
         }
         let matched = by_name(ours, theirs, |variant| (&variant.name, &variant.aliases));
         let mut arms = Vec::new();
         for (number, their) in theirs.iter().enumerate() {
             let Some(to) = matched.iter().position(|matched| *matched == Some(number)) else {
-                self.changes(Fit::Partly);
+                self.stands_apart(Grade::Partly);
                 arms.push(Arm { name: their.name.clone(), to: None });
                 continue;
             };
             if to != number {
-                self.changes(Fit::Whole);
+                self.changes(Grade::Whole);
             }
             let inside = format!(".{}", ours[to].name);
             let steps = self.fields(work, &inside, &ours[to].fields, &their.fields)?;
@@ -457,7 +690,8 @@ impl<'s> Matcher<'s> {
         let matched = by_name(ours, theirs, |field| (&field.name, &field.aliases));
         let (mut taken, mut tags) = (vec![None; theirs.len()], Vec::new());
         for (ours, found) in ours.iter().zip(&matched) {
-            let at = Place { within: Some(work), segment: format!("{inside}.{}", ours.name), depth: 0 };
+            let at =
+                Place { within: Some(work), segment: format!("{inside}.{}", ours.name), depth: 0, moved: Moved::BOTH };
             let mut tag = Vec::new();
             match found {
                 Some(number) => {
@@ -467,7 +701,7 @@ impl<'s> Matcher<'s> {
                     taken[*number] = Some(self.field(at, ours, (&theirs[*number].node, false)));
                 }
                 None if ours.default => {
-                    self.changes(Fit::Whole);
+                    self.stands_apart(Grade::Whole);
                     tag.push(ABSENT);
                 }
                 None => {
@@ -482,7 +716,7 @@ impl<'s> Matcher<'s> {
         let order: Vec<usize> = matched.iter().flatten().copied().collect();
         let in_order = order.is_sorted();
         if !in_order {
-            self.changes(Fit::Whole);
+            self.changes(Grade::Whole);
         }
         // Each of ours, in the order of the reader; those of theirs that come before it in the bytes and that nobody
         // wants are skipped there.
@@ -494,7 +728,7 @@ impl<'s> Matcher<'s> {
                     Some(op) if in_order => steps.push(Step::Take(name, op)),
                     Some(op) => steps.push(Step::Hold(name, op)),
                     None => {
-                        matcher.changes(Fit::Partly);
+                        matcher.stands_apart(Grade::Partly);
                         let op = matcher.skip(&theirs[number].node, false);
                         steps.push(Step::Skip(name, op));
                     }

@@ -122,8 +122,9 @@ use transcode::Transcoder;
 /// would help. What only the values can tell is found before the commit, and rolled back. All of it holds in both
 /// directions: going back to the older program is an upgrade like any other.
 ///
-/// `migrate` is used where the value is of the older type, or fits it better than this one; a value that is exactly of
-/// this type never goes through it. It may be a path or a closure; a panic in it rolls back.
+/// `migrate` is used where the value is of the older type, or fits it better than this one: less of it is left behind, or
+/// filled in by defaults. A value that is exactly of this type never goes through it. It may be a path or a closure; a
+/// panic in it rolls back. In a type that holds itself, the older type may hold the newer one (`next: Option<Box<New>>`).
 ///
 /// ```
 /// use std::time::Duration;

@@ -184,6 +184,72 @@ fn newtypes_and_what_is_inside() {
 }
 
 #[test]
+fn a_struct_of_one_field_without_a_name_gains_loses_and_renames_fields() {
+    mod one {
+        #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+        pub struct P(pub u64);
+    }
+    mod two {
+        #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+        pub struct P(pub u64, #[handoff(default)] pub u32);
+    }
+    mod named {
+        #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+        pub struct P {
+            #[handoff(alias = "0")]
+            pub n: u64,
+        }
+    }
+    mod strict {
+        #[derive(Debug, flip::Handoff)]
+        #[allow(dead_code)]
+        pub struct P(pub u64, pub u32);
+    }
+    same(&one::P(7), &two::P(7, 0));
+    same(&two::P(7, 1), &one::P(7));
+    same(&one::P(7), &named::P { n: 7 });
+    same(&named::P { n: 7 }, &one::P(7));
+    same(&vec![named::P { n: 7 }], &vec![Some(one::P(7))]);
+    let error = become_::<_, strict::P>(&one::P(7)).unwrap_err();
+    assert_eq!(
+        error,
+        "before the freeze: `P.1` is u32 without a default here and absent in the running process: give it a default, \
+         `#[handoff(default)]`"
+    );
+}
+
+/// What lies inside of a struct of one field may have fields without names as well.
+#[test]
+fn a_struct_of_one_field_may_hold_what_looks_like_it() {
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Coordinate(u8, u8);
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Point(Coordinate, #[handoff(default)] Option<Box<Point>>);
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    struct Mark(Point);
+    let point = Point(Coordinate(1, 2), Some(Box::new(Point(Coordinate(3, 4), None))));
+    same(&point, &Mark(point.clone()));
+    same(&Mark(point.clone()), &point);
+    same(&(point.clone(), 1u8), &(Mark(point), 1u16));
+}
+
+#[test]
+fn a_struct_of_one_field_may_hold_itself() {
+    mod one {
+        #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+        pub struct List(pub Option<Box<List>>);
+    }
+    mod two {
+        #[derive(Clone, Debug, PartialEq, flip::Handoff)]
+        pub struct List(pub Option<Box<List>>, #[handoff(default)] pub u8);
+    }
+    let one = one::List(Some(Box::new(one::List(None))));
+    let two = two::List(Some(Box::new(two::List(None, 0))), 0);
+    same(&one, &two);
+    same(&two, &one);
+}
+
+#[test]
 fn variants_are_added_removed_and_reordered() {
     both!(
         pub enum Kind {
@@ -304,6 +370,141 @@ fn a_type_that_holds_itself_is_migrated_all_the_way_down() {
     let old = |size: &str, next| Old { size: size.into(), next };
     let new = |size, next| New { size, next, fresh: 0 };
     same(&old("abc", Some(Box::new(old("a", None)))), &new(3, Some(Box::new(new(1, None)))));
+}
+
+/// The older type need not repeat the whole of it: what lies within is of the newer type, made of the older one in turn.
+#[test]
+fn an_older_type_may_hold_the_newer_one() {
+    mod released {
+        #[derive(Clone, flip::Handoff)]
+        pub struct Node {
+            pub x: u64,
+            pub next: Option<Box<Node>>,
+        }
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "OldNode", migrate = |old: OldNode| Node { x: old.x.to_string(), next: old.next })]
+    struct Node {
+        x: String,
+        next: Option<Box<Node>>,
+    }
+    #[derive(Handoff)]
+    struct OldNode {
+        x: u64,
+        next: Option<Box<Node>>,
+    }
+    let old = |x, next: Option<released::Node>| released::Node { x, next: next.map(Box::new) };
+    let new = |x: &str, next: Option<Node>| Node { x: x.into(), next: next.map(Box::new) };
+    let nodes = new("1", Some(new("2", Some(new("3", None)))));
+    same(&old(1, Some(old(2, Some(old(3, None))))), &nodes);
+    same(&(nodes.clone(), 1u8), &(nodes, 1u16));
+}
+
+#[test]
+fn older_types_may_hold_each_others_newer_ones() {
+    mod released {
+        #[derive(flip::Handoff)]
+        pub struct Folder {
+            pub name: u64,
+            pub files: Vec<File>,
+        }
+        #[derive(flip::Handoff)]
+        pub struct File {
+            pub size: u64,
+            pub links: Vec<Folder>,
+        }
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "OldFolder", migrate = |old: OldFolder| Folder { name: old.name.to_string(), files: old.files })]
+    struct Folder {
+        name: String,
+        files: Vec<File>,
+    }
+    #[derive(Handoff)]
+    struct OldFolder {
+        name: u64,
+        files: Vec<File>,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "OldFile", migrate = |old: OldFile| File { size: old.size.to_string(), links: old.links })]
+    struct File {
+        size: String,
+        links: Vec<Folder>,
+    }
+    #[derive(Handoff)]
+    struct OldFile {
+        size: u64,
+        links: Vec<Folder>,
+    }
+    let linked = released::Folder { name: 3, files: vec![] };
+    let old = released::Folder { name: 1, files: vec![released::File { size: 2, links: vec![linked] }] };
+    let linked = Folder { name: "3".into(), files: vec![] };
+    let new = Folder { name: "1".into(), files: vec![File { size: "2".into(), links: vec![linked] }] };
+    same(&old, &new);
+    same(&vec![new.clone()], &vec![Some(new)]);
+}
+
+/// A struct that has a default for everything fits whatever there is, by leaving all of it behind.
+#[test]
+fn what_leaves_less_behind_fits_better() {
+    mod later {
+        #[derive(flip::Handoff)]
+        pub struct Settings {
+            pub id: u8,
+            pub timeout_ms: u64,
+            pub who: String,
+            pub extra: u8,
+        }
+    }
+    #[derive(Handoff)]
+    struct First {
+        id: u8,
+        timeout_ms: u64,
+        who: String,
+    }
+    #[derive(Clone, Debug, PartialEq, Handoff)]
+    #[handoff(from = "First", migrate = Settings::second)]
+    struct Settings {
+        id: u8,
+        #[handoff(default)]
+        timeout: Duration,
+        #[handoff(default)]
+        name: String,
+    }
+    impl Settings {
+        fn second(first: First) -> Settings {
+            Settings { id: first.id, timeout: Duration::from_millis(first.timeout_ms), name: first.who }
+        }
+    }
+    let settings = Settings { id: 1, timeout: Duration::from_millis(5), name: "me".into() };
+    same(&First { id: 1, timeout_ms: 5, who: "me".into() }, &settings);
+    same(&later::Settings { id: 1, timeout_ms: 5, who: "me".into(), extra: 1 }, &settings);
+    same(&settings, &settings);
+}
+
+/// That too many lie within each other is found out once, and not in each of the ways that lead there.
+#[test]
+fn older_types_within_each_other_are_followed_so_far() {
+    #[derive(Handoff)]
+    struct Released<T> {
+        x: u64,
+        inner: T,
+    }
+    #[derive(Handoff)]
+    #[handoff(from = "Released<T>", migrate = |old: Released<T>| Level { x: old.x.to_string(), inner: old.inner })]
+    struct Level<T: Handoff> {
+        x: String,
+        inner: T,
+    }
+    type Released8<T> = Released<Released<Released<Released<Released<Released<Released<Released<T>>>>>>>>;
+    type Level8<T> = Level<Level<Level<Level<Level<Level<Level<Level<T>>>>>>>>;
+    let plan = |ours: &Schema, theirs: &Schema| ours.plan(theirs).map_err(|mismatch| mismatch.to_string());
+    let (ours, theirs) = (Schema::of::<Level8<Level8<u8>>>(), Schema::of::<Released8<Released8<u8>>>());
+    assert!(plan(&ours, &theirs).is_ok_and(|plan| plan.is_needed()));
+    let ours = Schema::of::<Level8<Level8<Level8<Level8<Level8<u8>>>>>>();
+    let theirs = Schema::of::<Released8<Released8<Released8<Released8<Released8<u8>>>>>>();
+    let error = plan(&ours, &theirs).unwrap_err();
+    assert!(error.ends_with("more than 32 types that can be read in two ways lie within each other"), "{error}");
 }
 
 #[test]

@@ -48,10 +48,23 @@ struct Data;
 // The second opinion.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
+enum Grade {
     Same,
     Whole,
     Partly,
+}
+
+/// How well a part fits, and how many fields and variants have no counterpart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fit(Grade, usize);
+
+const SAME: Fit = Fit(Grade::Same, 0);
+const WHOLE: Fit = Fit(Grade::Whole, 0);
+
+impl Fit {
+    fn and(self, other: Fit) -> Fit {
+        Fit(self.0.max(other.0), self.1 + other.1)
+    }
 }
 
 /// A node, and whether it is an element: numbers are wider there.
@@ -64,11 +77,11 @@ struct Reference<'s> {
     ours: &'s Schema,
     theirs: &'s Schema,
     /// Whether a part of ours is made of the older type; none where neither fits.
-    chosen: HashMap<Choice, Option<bool>>,
-    /// What is being chosen, and whether the outcome was asked for meanwhile.
-    choosing: Vec<(Choice, bool)>,
-    /// Choices that depend on each other may be made one way or the other.
-    unclear: bool,
+    chosen: HashMap<Choice, Chosen>,
+    /// What is being chosen, how deep in ours and in theirs, and whether the outcome was asked for meanwhile.
+    choosing: Vec<(Choice, [usize; 2], bool)>,
+    /// How deep in both this is.
+    deep: [usize; 2],
 }
 
 fn identity(node: &Node) -> usize {
@@ -117,12 +130,22 @@ fn variant_partners(ours: &[Variant], theirs: &[Variant]) -> Vec<Option<usize>> 
     partners(ours, theirs, |variant| &variant.name, |variant| &variant.aliases)
 }
 
+/// Which of two ways to read a part of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chosen {
+    First,
+    Second,
+    Neither,
+    /// It is inside of itself.
+    Assumed,
+}
+
 /// How far parts without a name are followed.
 const FOLLOWED: usize = 128;
 
 impl<'s> Reference<'s> {
     fn new(ours: &'s Schema, theirs: &'s Schema) -> Self {
-        Self { ours, theirs, chosen: HashMap::new(), choosing: Vec::new(), unclear: false }
+        Self { ours, theirs, chosen: HashMap::new(), choosing: Vec::new(), deep: [0; 2] }
     }
 
     /// How well all values of theirs fit ours; none where the upgrade is refused before there is a value.
@@ -159,39 +182,77 @@ impl<'s> Reference<'s> {
         if depth > FOLLOWED {
             return None;
         }
-        if self.choose(ours, from, theirs, field)? {
-            return Some(Fit::Whole.max(self.node((from, false), theirs, seen, depth + 1)?));
+        match self.choose(ours, from, theirs, field) {
+            Chosen::First => {}
+            Chosen::Second => return Some(WHOLE.and(self.node((from, false), theirs, seen, depth + 1)?)),
+            Chosen::Assumed => return Some(SAME),
+            Chosen::Neither => return None,
         }
         if field { self.node(ours, theirs, seen, depth + 1) } else { self.plain(ours, theirs, seen, depth + 1) }
     }
 
-    /// Whether the older type fits better; none if neither does.
-    fn choose(&mut self, ours: Side<'s>, from: &'s Node, theirs: Side<'s>, field: bool) -> Option<bool> {
+    /// Whether the older type fits better.
+    fn choose(&mut self, ours: Side<'s>, from: &'s Node, theirs: Side<'s>, field: bool) -> Chosen {
         let choice = (identity(ours.0), std::ptr::from_ref(from).addr(), identity(theirs.0));
+        let (ours, theirs) = ((ours.0, false), (theirs.0, false));
+        self.better(
+            choice,
+            |this| match field {
+                true => this.node(ours, theirs, &mut HashSet::new(), 0),
+                false => this.plain(ours, theirs, &mut HashSet::new(), 0),
+            },
+            |this| this.node((from, false), theirs, &mut HashSet::new(), 0),
+        )
+    }
+
+    /// Of two structs, one of which has nothing but a field without a name, that field may be one of the other's, or all
+    /// of the other may be in it: whichever fits better.
+    fn by_fields(&mut self, ours: &'s Node, theirs: &'s Node) -> Option<(&'s [Field], &'s [Field], Chosen)> {
+        let (Node::Named(our_place), Node::Named(their_place)) = (ours, theirs) else { return None };
+        let (Shape::Struct(our_fields), Shape::Struct(their_fields)) =
+            (&self.ours.named[*our_place].shape, &self.theirs.named[*their_place].shape)
+        else {
+            return None;
+        };
+        if field_partners(our_fields, their_fields).iter().all(Option::is_none) {
+            return None;
+        }
+        let chosen = self.better(
+            (*our_place, usize::MAX, *their_place),
+            |this| this.fields(our_fields, their_fields, &mut HashSet::from([(*our_place, *their_place)])),
+            |this| this.unwrapped((ours, false), (theirs, false), &mut HashSet::new(), 1),
+        );
+        Some((our_fields, their_fields, chosen))
+    }
+
+    fn better(
+        &mut self,
+        choice: Choice,
+        first: impl FnOnce(&mut Self) -> Option<Fit>,
+        second: impl FnOnce(&mut Self) -> Option<Fit>,
+    ) -> Chosen {
         if let Some(chosen) = self.chosen.get(&choice) {
             return *chosen;
         }
-        if let Some((_, asked)) = self.choosing.iter_mut().find(|(choosing, _)| *choosing == choice) {
+        if let Some((_, deep, asked)) = self.choosing.iter_mut().find(|(choosing, ..)| *choosing == choice) {
             *asked = true;
-            return Some(false);
+            // Further inside it is as outside; about the very same it says nothing.
+            return if self.deep[0] > deep[0] && self.deep[1] > deep[1] { Chosen::Assumed } else { Chosen::Neither };
         }
-        let before = self.chosen.len();
-        self.choosing.push((choice, false));
-        let (ours, theirs) = ((ours.0, false), (theirs.0, false));
-        let direct = if field {
-            self.node(ours, theirs, &mut HashSet::new(), 0)
-        } else {
-            self.plain(ours, theirs, &mut HashSet::new(), 0)
+        let before = self.chosen.clone();
+        self.choosing.push((choice, self.deep, false));
+        let (first, second) = (first(self), second(self));
+        let (_, _, asked) = self.choosing.pop().expect("it was pushed above");
+        let chosen = match (first, second) {
+            (Some(first), Some(second)) if second < first => Chosen::Second,
+            (Some(_), _) => Chosen::First,
+            (None, Some(_)) => Chosen::Second,
+            (None, None) => Chosen::Neither,
         };
-        let older = self.node((from, false), theirs, &mut HashSet::new(), 0);
-        let (_, asked) = self.choosing.pop().expect("it was pushed above");
-        let chosen = match (direct, older) {
-            (Some(direct), Some(older)) => Some(older < direct),
-            (None, Some(_)) => Some(true),
-            (Some(_), None) => Some(false),
-            (None, None) => None,
-        };
-        self.unclear |= asked && chosen == Some(true) && self.chosen.len() > before;
+        if asked {
+            // What was chosen inside was chosen for what may not be so.
+            self.chosen = before;
+        }
         self.chosen.insert(choice, chosen);
         chosen
     }
@@ -207,30 +268,67 @@ impl<'s> Reference<'s> {
             return None;
         }
         let depth = depth + 1;
-        match (wrapped(self.ours, ours.0), wrapped(self.theirs, theirs.0)) {
-            (_, Some(inner)) if wrapped(self.ours, ours.0).is_none() => {
-                return self.plain(ours, (&inner.node, false), seen, depth);
-            }
-            (Some(inner), None) => return self.field(inner, theirs, seen, depth),
-            _ => {}
+        if wrapped(self.ours, ours.0).is_some() != wrapped(self.theirs, theirs.0).is_some() {
+            return match self.by_fields(ours.0, theirs.0) {
+                Some((our_fields, their_fields, Chosen::First | Chosen::Neither)) => {
+                    let pair = (identity(ours.0), identity(theirs.0));
+                    if seen.insert(pair) { self.fields(our_fields, their_fields, seen) } else { Some(SAME) }
+                }
+                Some((_, _, Chosen::Assumed)) => Some(SAME),
+                _ => self.unwrapped(ours, theirs, seen, depth),
+            };
         }
+        self.further([1, 1], |this| this.parts(ours, theirs, seen, depth))
+    }
+
+    fn further(&mut self, by: [usize; 2], look: impl FnOnce(&mut Self) -> Option<Fit>) -> Option<Fit> {
+        let outside = self.deep;
+        self.deep = [outside[0] + by[0], outside[1] + by[1]];
+        let fit = look(self);
+        self.deep = outside;
+        fit
+    }
+
+    /// Where one of them is a name for something.
+    fn unwrapped(
+        &mut self,
+        ours: Side<'s>,
+        theirs: Side<'s>,
+        seen: &mut HashSet<(usize, usize)>,
+        depth: usize,
+    ) -> Option<Fit> {
+        if let Some(inner) = wrapped(self.theirs, theirs.0) {
+            return self.further([0, 1], |this| this.plain(ours, (&inner.node, false), seen, depth));
+        }
+        let inner = wrapped(self.ours, ours.0)?;
+        self.further([1, 0], |this| this.field(inner, theirs, seen, depth))
+    }
+
+    fn parts(
+        &mut self,
+        ours: Side<'s>,
+        theirs: Side<'s>,
+        seen: &mut HashSet<(usize, usize)>,
+        depth: usize,
+    ) -> Option<Fit> {
         Some(match (ours.0, theirs.0) {
             (Node::Named(our_place), Node::Named(their_place)) => {
                 if !seen.insert((*our_place, *their_place)) {
-                    return Some(Fit::Same);
+                    return Some(SAME);
                 }
                 match (&self.ours.named[*our_place].shape, &self.theirs.named[*their_place].shape) {
                     (Shape::Struct(ours), Shape::Struct(theirs)) => self.fields(ours, theirs, seen)?,
                     (Shape::Enum(ours), Shape::Enum(theirs)) => {
                         let partners = variant_partners(ours, theirs);
                         let there: Vec<_> = (0..theirs.len()).map(Some).collect();
-                        let mut fit = if partners == there { Fit::Same } else { Fit::Whole };
-                        if there.iter().any(|their| !partners.contains(their)) {
-                            fit = Fit::Partly;
+                        let mut fit = if partners == there { SAME } else { WHOLE };
+                        let gone = there.iter().filter(|their| !partners.contains(their)).count();
+                        if gone > 0 {
+                            fit = Fit(Grade::Partly, gone);
                         }
                         for (ours, their) in ours.iter().zip(partners) {
                             if let Some(their) = their {
-                                fit = fit.max(self.fields(&ours.fields, &theirs[their].fields, seen)?);
+                                fit = fit.and(self.fields(&ours.fields, &theirs[their].fields, seen)?);
                             }
                         }
                         fit
@@ -241,22 +339,28 @@ impl<'s> Reference<'s> {
             (Node::Leaf(our_leaf), Node::Leaf(their_leaf)) => {
                 let width = |leaf: &Leaf, item| leaf.is_varied() && item;
                 if our_leaf == their_leaf && width(our_leaf, ours.1) == width(their_leaf, theirs.1) {
-                    Fit::Same
+                    SAME
                 } else if our_leaf == their_leaf
                     || (limits(*our_leaf).is_some() && limits(*their_leaf).is_some())
                     || (our_leaf.is_float() && their_leaf.is_float())
                 {
-                    Fit::Whole
+                    WHOLE
                 } else {
                     return None;
                 }
             }
             (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
-                (ours.to_string() == theirs.to_string()).then_some(Fit::Same)?
+                (ours.to_string() == theirs.to_string()).then_some(SAME)?
             }
             (Node::Option(ours), Node::Option(theirs)) => self.node((ours, false), (theirs, false), seen, depth)?,
-            (Node::Option(ours), _) => Fit::Whole.max(self.node((ours, false), theirs, seen, depth)?),
-            (_, Node::Option(theirs)) => Fit::Whole.max(self.plain(ours, (theirs, false), seen, depth)?),
+            (Node::Option(ours), _) => {
+                self.deep[1] -= 1;
+                WHOLE.and(self.node((ours, false), theirs, seen, depth)?)
+            }
+            (_, Node::Option(theirs)) => {
+                self.deep[0] -= 1;
+                WHOLE.and(self.plain(ours, (theirs, false), seen, depth)?)
+            }
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 self.node((ours, true), (theirs, true), seen, depth)?
             }
@@ -266,12 +370,12 @@ impl<'s> Reference<'s> {
             (Node::Map(ours, ours2), Node::Map(theirs, theirs2))
             | (Node::Result(ours, ours2), Node::Result(theirs, theirs2)) => {
                 let first = self.node((ours, false), (theirs, false), seen, depth)?;
-                first.max(self.node((ours2, false), (theirs2, false), seen, depth)?)
+                first.and(self.node((ours2, false), (theirs2, false), seen, depth)?)
             }
             (Node::Tuple(ours), Node::Tuple(theirs)) if ours.len() == theirs.len() => {
-                let mut fit = Fit::Same;
+                let mut fit = SAME;
                 for (ours, theirs) in ours.iter().zip(theirs) {
-                    fit = fit.max(self.node((ours, false), (theirs, false), seen, depth)?);
+                    fit = fit.and(self.node((ours, false), (theirs, false), seen, depth)?);
                 }
                 fit
             }
@@ -294,19 +398,17 @@ impl<'s> Reference<'s> {
 
     fn fields(&mut self, ours: &'s [Field], theirs: &'s [Field], seen: &mut HashSet<(usize, usize)>) -> Option<Fit> {
         let partners = field_partners(ours, theirs);
-        let mut fit = Fit::Same;
+        let gone = (0..theirs.len()).filter(|their| !partners.contains(&Some(*their))).count();
+        let mut fit = if gone > 0 { Fit(Grade::Partly, gone) } else { SAME };
         for (our, partner) in ours.iter().zip(&partners) {
-            fit = fit.max(match partner {
-                Some(their) => self.field(our, (&theirs[*their].node, false), seen, 0)?,
-                None if our.default => Fit::Whole,
-                None => return None,
-            });
+            let part = match partner {
+                Some(their) => self.further([1, 1], |this| this.field(our, (&theirs[*their].node, false), seen, 0)),
+                None => our.default.then_some(Fit(Grade::Whole, 1)),
+            };
+            fit = fit.and(part?);
         }
         if !partners.iter().flatten().is_sorted() {
-            fit = fit.max(Fit::Whole);
-        }
-        if (0..theirs.len()).any(|their| !partners.contains(&Some(their))) {
-            fit = Fit::Partly;
+            fit = fit.and(WHOLE);
         }
         Some(fit)
     }
@@ -320,8 +422,7 @@ impl<'s> Reference<'s> {
         if let Node::Named(place) = ours
             && let Some(from) = &self.ours.named[*place].from
         {
-            let older = self.choose((ours, false), from, (theirs, false), false).expect("it was found to fit");
-            if older {
+            if self.choose((ours, false), from, (theirs, false), false) == Chosen::Second {
                 return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
             }
         }
@@ -330,8 +431,7 @@ impl<'s> Reference<'s> {
 
     fn convert_field(&mut self, ours: &'s Field, theirs: &'s Node, tree: &Tree) -> Result<Tree, Data> {
         if let Some(from) = &ours.from {
-            let older = self.choose((&ours.node, false), from, (theirs, false), true).expect("it was found to fit");
-            if older {
+            if self.choose((&ours.node, false), from, (theirs, false), true) == Chosen::Second {
                 return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
             }
         }
@@ -339,7 +439,14 @@ impl<'s> Reference<'s> {
     }
 
     fn convert_plain(&mut self, ours: &'s Node, theirs: &'s Node, tree: &Tree) -> Result<Tree, Data> {
-        match (wrapped(self.ours, ours), wrapped(self.theirs, theirs)) {
+        let wraps = (wrapped(self.ours, ours), wrapped(self.theirs, theirs));
+        if let (Some(_), None) | (None, Some(_)) = wraps
+            && let Some((ours, theirs, Chosen::First)) = self.by_fields(ours, theirs)
+        {
+            let Tree::Struct(fields) = tree else { unreachable!("{tree:?} is of a struct") };
+            return Ok(Tree::Struct(self.convert_fields(ours, theirs, fields)?));
+        }
+        match wraps {
             (None, Some(inner)) => {
                 let Tree::Struct(fields) = tree else { unreachable!("{tree:?} is of a struct") };
                 return self.convert_plain(ours, &inner.node, &fields[0].1);
@@ -1205,7 +1312,6 @@ fn shift(node: &mut Node, by: usize) {
 /// What became of a pair and its values.
 #[derive(Default, Debug)]
 struct Seen {
-    unclear: usize,
     refused: usize,
     same: usize,
     converted: usize,
@@ -1266,16 +1372,12 @@ fn compare(seed: u64, seen: &mut Seen) -> Result<(), String> {
     let fit = reference.fit();
     let decoded = Schema::decode(&theirs.encode()).map_err(|error| said(error.to_string()))?;
     let plan = ours.plan(&decoded);
-    if reference.unclear {
-        seen.unclear += 1;
-        return Ok(());
-    }
     let plan = match (fit, plan) {
         (None, Err(_)) => {
             seen.refused += 1;
             return Ok(());
         }
-        (Some(fit), Ok(plan)) if plan.is_needed() == (fit != Fit::Same) => plan,
+        (Some(fit), Ok(plan)) if plan.is_needed() == (fit.0 != Grade::Same) => plan,
         (fit, plan) => {
             let plan = plan.map(|plan| plan.is_needed()).map_err(|mismatch| mismatch.to_string());
             return Err(said(format!("it fits as {fit:?}, but whether the bytes change is {plan:?}")));
@@ -1340,8 +1442,8 @@ fn what_is_read_is_what_the_table_says() {
         panic!("{} pairs differ; at seed {seed}, {failure}", failures.len());
     }
     if first.is_none() {
-        let Seen { unclear, refused, same, converted, failed, migrated, defaulted } = seen;
+        let Seen { refused, same, converted, failed, migrated, defaulted } = seen;
         let seldom = [refused, same, converted, failed, migrated, defaulted].into_iter().min();
-        assert!(unclear < 100 && seldom > Some(300), "too little was compared: {seen:?}");
+        assert!(seldom > Some(300), "too little was compared: {seen:?}");
     }
 }
