@@ -18,6 +18,9 @@ const DEPTH: usize = 128;
 /// How many types that can be read in two ways may be tried within each other.
 const TRIES: usize = 32;
 
+/// How many variants of an enum are named where none is known here.
+const VARIANTS: usize = 8;
+
 /// An operation, by its place in the plan.
 pub(super) type OpId = usize;
 
@@ -636,13 +639,16 @@ impl<'s> Matcher<'s> {
         let within = |mismatch: &Mismatch| mismatch.path[self.ours.name().len()..].to_owned();
         let mut at = at.clone();
         at.segment += &within(direct);
-        let remedy = format!(
-            "nor does it come from {}, where `{}` is {} here and {} there",
-            self.ours.describe(from),
-            shortened(&within(migrated)),
-            migrated.ours,
-            migrated.theirs
-        );
+        let older = self.ours.describe(from);
+        let remedy = match &*within(migrated) {
+            "" => format!("nor does it come from {older}"),
+            path => format!(
+                "nor does it come from {older}, where `{}` is {} here and {} there",
+                shortened(path),
+                migrated.ours,
+                migrated.theirs
+            ),
+        };
         self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy)
     }
 
@@ -663,6 +669,12 @@ impl<'s> Matcher<'s> {
             self.changes(Grade::Whole);
         }
         let matched = by_name(ours, theirs, |variant| (&variant.name, &variant.aliases));
+        if let [gone, ..] = theirs
+            && matched.iter().all(Option::is_none)
+        {
+            // Each value would be refused, so that none need be waited for.
+            return Err(self.nothing_common(work, ours, theirs, &gone.name));
+        }
         let mut arms = Vec::new();
         for (number, their) in theirs.iter().enumerate() {
             let Some(to) = matched.iter().position(|matched| *matched == Some(number)) else {
@@ -814,6 +826,23 @@ impl<'s> Matcher<'s> {
         };
         let ours = format!("{} without a default", self.ours.describe(&ours.node));
         self.mismatch(at, ours, "absent".to_owned(), remedy)
+    }
+
+    fn nothing_common(&self, work: usize, ours: &[Variant], theirs: &[Variant], gone: &str) -> Mismatch {
+        let list = |variants: &[Variant]| {
+            let mut names: Vec<_> =
+                variants.iter().take(VARIANTS).map(|variant| format!("`{}`", variant.name)).collect();
+            if variants.len() > VARIANTS {
+                names.push("…".to_owned());
+            }
+            match &*names {
+                [] => "without a variant".to_owned(),
+                [name] => format!("always {name}"),
+                names => format!("one of {}", names.join(", ")),
+            }
+        };
+        let remedy = format!("keep one of these, or say what it is called now, `#[handoff(alias = \"{gone}\")]`");
+        self.mismatch(&self.works[work].at, list(ours), list(theirs), remedy)
     }
 
     fn differ(&self, at: &Place, ours: &Node, theirs: &Node) -> Mismatch {

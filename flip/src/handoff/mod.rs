@@ -114,7 +114,7 @@ use transcode::Transcoder;
 /// | a list becomes a set of the same, or the other way | the same elements; a set keeps one of those that are equal |
 /// | `Id(u64)` becomes `u64`, `Box<T>` becomes `T`, or the other way | the same |
 /// | a variant is added | nothing |
-/// | a variant is removed | a value that is of it rolls back |
+/// | a variant is removed | a value that is of it rolls back; if none is left, the upgrade is refused |
 /// | a whole state (a parameter of `main`) is added or removed | starts with its first value; is dropped with a warning |
 /// | anything else | `from` and `migrate`, or the upgrade is refused |
 ///

@@ -40,6 +40,15 @@ fn what_differs_is_named() {
     differ!({ enum Visits { A(u8) } } { enum Visits { A(f64) } }
         => Some("`Visits.A.0` is u8 here and f64 in the running process: convert it: `#[handoff(from = \"…\", \
             migrate = …)]`, or give the field a new name and a default"));
+    differ!({ enum Visits { A, B(u8) } } { enum Visits { C, D } }
+        => Some("`Visits` is one of `A`, `B` here and one of `C`, `D` in the running process: keep one of these, or say \
+            what it is called now, `#[handoff(alias = \"C\")]`"));
+    differ!({ struct Visits { list: Vec<Kind> } #[derive(flip::Handoff)] pub enum Kind {} }
+        { struct Visits { list: Vec<Kind> } #[derive(flip::Handoff)] pub enum Kind { A } }
+        => Some("`Visits.list[]` is without a variant here and always `A` in the running process: keep one of these, or \
+            say what it is called now, `#[handoff(alias = \"A\")]`"));
+    differ!({ enum Visits { #[handoff(alias = "C")] A, B } } { enum Visits { C, D } } => None::<&str>);
+    differ!({ enum Visits { A } } { enum Visits {} } => None::<&str>);
     differ!({ enum Visits {} } { struct Visits; }
         => Some("`Visits` is the enum `Visits` here and the struct `Visits` in the running process: convert it: \
             `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default"));

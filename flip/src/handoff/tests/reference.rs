@@ -323,6 +323,9 @@ impl<'s> Reference<'s> {
                         let there: Vec<_> = (0..theirs.len()).map(Some).collect();
                         let mut fit = if partners == there { SAME } else { WHOLE };
                         let gone = there.iter().filter(|their| !partners.contains(their)).count();
+                        if gone > 0 && gone == theirs.len() {
+                            return None;
+                        }
                         if gone > 0 {
                             fit = Fit(Grade::Partly, gone);
                         }
