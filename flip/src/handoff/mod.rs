@@ -208,6 +208,13 @@ pub trait Handoff: Sized {
         block::restore_items(probe::ByHandoff, input, length)
     }
 
+    /// On the heap from the start, where that matters.
+    #[doc(hidden)]
+    #[inline]
+    fn restore_boxed(input: &mut Restorer<'_>) -> Result<Box<Self>, RestoreError> {
+        Self::restore(input).map(Box::new)
+    }
+
     #[doc(hidden)]
     #[inline]
     fn calls(_: &mut Calls<Self>) {}

@@ -45,6 +45,11 @@ pub trait Codec<T>: Copy {
     fn restore_vec(self, input: &mut Restorer<'_>, length: usize) -> Result<Vec<T>, RestoreError> {
         block::restore_items(self, input, length)
     }
+
+    #[inline]
+    fn restore_boxed(self, input: &mut Restorer<'_>) -> Result<Box<T>, RestoreError> {
+        self.restore(input).map(Box::new)
+    }
 }
 
 pub struct Probe<T: ?Sized>(PhantomData<T>);
@@ -141,6 +146,11 @@ impl<T: Handoff> Codec<T> for ByHandoff {
     #[inline]
     fn restore_vec(self, input: &mut Restorer<'_>, length: usize) -> Result<Vec<T>, RestoreError> {
         T::restore_vec(input, length)
+    }
+
+    #[inline]
+    fn restore_boxed(self, input: &mut Restorer<'_>) -> Result<Box<T>, RestoreError> {
+        T::restore_boxed(input)
     }
 }
 

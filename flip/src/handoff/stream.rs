@@ -34,6 +34,7 @@ const _: () = assert!(cfg!(target_endian = "little"), "flip's form of numbers is
 
 /// Elements that take no bytes and so could be claimed without end.
 const EMPTY_ELEMENTS: u64 = 64 * 1024;
+const TOO_MANY_EMPTY: &str = "more elements without bytes than flip takes";
 
 /// From how many bytes on something is worth memory of its own, and a way past the buffers.
 pub(crate) const BULK: usize = 1024 * 1024;
@@ -92,14 +93,11 @@ pub(crate) struct Limits {
     pub(crate) depth: usize,
     /// How many bytes there may be in all.
     pub(crate) bytes: u64,
-    /// How many bytes the old process said there will be, if the caller is ready to make room for a few times as many
-    /// at once.
-    pub(crate) announced: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: DEPTH, bytes: u64::MAX, announced: None }
+        Self { depth: DEPTH, bytes: u64::MAX }
     }
 }
 
@@ -110,7 +108,10 @@ pub struct Saver<'a> {
     next_descriptor: u64,
     /// Absent where everything is to stay in `buffer`; then there can be no descriptors.
     sink: Option<&'a mut (dyn Sink + 'a)>,
+    /// How many bytes went before those in `buffer`.
+    passed: u64,
     depth: usize,
+    empty_elements: u64,
 }
 
 impl<'a> Saver<'a> {
@@ -120,13 +121,23 @@ impl<'a> Saver<'a> {
             descriptors: Vec::new(),
             next_descriptor: 0,
             sink: Some(sink),
+            passed: 0,
             depth: 0,
+            empty_elements: 0,
         }
     }
 
     /// Keeps everything; [`into_bytes`](Self::into_bytes) gives it back.
     pub(crate) fn in_memory() -> Self {
-        Self { buffer: Vec::new(), descriptors: Vec::new(), next_descriptor: 0, sink: None, depth: 0 }
+        Self {
+            buffer: Vec::new(),
+            descriptors: Vec::new(),
+            next_descriptor: 0,
+            sink: None,
+            passed: 0,
+            depth: 0,
+            empty_elements: 0,
+        }
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
@@ -147,8 +158,28 @@ impl<'a> Saver<'a> {
         }
         sink.send(&self.buffer, &self.descriptors)
             .map_err(|error| SaveError::io("sending to the new process failed", error))?;
+        self.passed += self.buffer.len() as u64;
         self.buffer.clear();
         self.descriptors.clear();
+        Ok(())
+    }
+
+    /// How many bytes have been written.
+    #[inline]
+    pub(super) fn written(&self) -> u64 {
+        self.passed + self.buffer.len() as u64
+    }
+
+    /// Counts `count` elements if they took no bytes since `before`, of which the other side takes only so many. Those of
+    /// one type all take some, or none of them does.
+    #[inline]
+    pub(super) fn elements_since(&mut self, before: u64, count: usize) -> Result<(), SaveError> {
+        if self.written() == before && !self.is_search() {
+            self.empty_elements += count as u64;
+            if self.empty_elements > EMPTY_ELEMENTS + before {
+                return Err(SaveError::new(TOO_MANY_EMPTY));
+            }
+        }
         Ok(())
     }
 
@@ -197,6 +228,7 @@ impl<'a> Saver<'a> {
         if let Some(sink) = &mut self.sink {
             for chunk in whole.chunks(BULK) {
                 sink.send(chunk, &[]).map_err(|error| SaveError::io("sending to the new process failed", error))?;
+                self.passed += chunk.len() as u64;
             }
         }
         Ok(())
@@ -432,12 +464,11 @@ impl<'a> Restorer<'a> {
     }
 
     /// How many elements to make room for at once where `claimed` are announced: a claim is believed as far as the
-    /// bytes that came, or that the caller knows will come, could bear it out; the rest grows as it arrives.
+    /// bytes that came could bear it out; the rest grows as it arrives.
     #[inline]
     pub(super) fn capacity<T>(&self, claimed: usize) -> usize {
         let seen = self.passed + self.buffer.len() as u64;
-        let known = self.limits.announced.map_or(seen, |announced| announced.max(seen));
-        let room = usize::try_from(known).unwrap_or(usize::MAX).saturating_mul(4);
+        let room = usize::try_from(seen).unwrap_or(usize::MAX).saturating_mul(4);
         claimed.min(room / size_of::<T>().max(1))
     }
 
@@ -462,13 +493,14 @@ impl<'a> Restorer<'a> {
         if there > 0 { there.min(most).min(left) } else { most.min(left) }
     }
 
-    /// Counts an element that took no bytes since `before`; a length alone could claim any number of them.
+    /// Counts an element that took no bytes since `before`; a length alone could claim any number of them. Where only
+    /// what this process reads of them has no bytes, the transcoder counts those that the old process wrote.
     #[inline]
     pub(super) fn element_since(&mut self, before: u64) -> Result<(), RestoreError> {
-        if self.consumed() == before {
+        if self.consumed() == before && !self.matched {
             self.empty_elements += 1;
             if self.empty_elements > EMPTY_ELEMENTS + before {
-                return Err(RestoreError::new("more empty elements are claimed than flip takes"));
+                return Err(RestoreError::new(TOO_MANY_EMPTY));
             }
         }
         Ok(())

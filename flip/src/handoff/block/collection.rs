@@ -25,12 +25,14 @@ pub(in super::super) fn save_items<'a, T: 'a, C: Codec<T>>(
     items: impl IntoIterator<Item = &'a T>,
     out: &mut Saver<'a>,
 ) -> Result<(), SaveError> {
-    for (index, item) in items.into_iter().enumerate() {
+    let (before, mut count) = (out.written(), 0);
+    for item in items {
         if let Err(error) = codec.save_item(item, out) {
-            return Err(error.at(index));
+            return Err(error.at(count));
         }
+        count += 1;
     }
-    Ok(())
+    out.elements_since(before, count)
 }
 
 /// Reads `length` elements; that many are claimed, not more than came are ever made room for.
@@ -215,12 +217,13 @@ fn save_pairs<'a, K: 'a, V: 'a, A: Codec<K>, B: Codec<V>>(
     out: &mut Saver<'a>,
 ) -> Result<(), SaveError> {
     out.length(length)?;
+    let before = out.written();
     for (index, (k, v)) in pairs.into_iter().enumerate() {
         if let Err(error) = key.save(k, out).and_then(|()| value.save(v, out)) {
             return Err(error.at(index));
         }
     }
-    Ok(())
+    out.elements_since(before, length)
 }
 
 impl<T, C: Codec<T>> Codec<Option<T>> for Of<C> {
@@ -260,7 +263,7 @@ impl<T, C: Codec<T>> Codec<Box<T>> for Of<C> {
 
     #[inline]
     fn restore(self, input: &mut Restorer<'_>) -> Result<Box<T>, RestoreError> {
-        self.0.restore(input).map(Box::new)
+        self.0.restore_boxed(input)
     }
 
     #[inline]
@@ -286,7 +289,7 @@ impl<T: Handoff> Handoff for Box<T> {
 
     #[inline]
     fn restore(input: &mut Restorer<'_>) -> Result<Self, RestoreError> {
-        T::restore(input).map(Box::new)
+        T::restore_boxed(input)
     }
 
     #[inline]
@@ -312,18 +315,58 @@ impl<T, const N: usize, C: Codec<T>> Codec<[T; N]> for Of<C> {
 
     #[inline]
     fn restore(self, input: &mut Restorer<'_>) -> Result<[T; N], RestoreError> {
-        let mut slots = [const { None::<T> }; N];
-        for (index, slot) in slots.iter_mut().enumerate() {
-            match self.0.restore_item(input) {
-                Ok(item) => *slot = Some(item),
-                Err(error) => return Err(error.at(index)),
-            }
+        if size_of::<[T; N]>() <= SMALL {
+            return restore_in_place(self.0, input);
         }
-        Ok(slots.map(|slot| slot.expect("each slot was filled by the loop above")))
+        let items = self.0.restore_vec(input, N)?;
+        Ok(items.try_into().unwrap_or_else(|_| unreachable!("a list is as long as it was asked for")))
+    }
+
+    fn restore_boxed(self, input: &mut Restorer<'_>) -> Result<Box<[T; N]>, RestoreError> {
+        let items = self.0.restore_vec(input, N)?;
+        Ok(items.try_into().unwrap_or_else(|_| unreachable!("a list is as long as it was asked for")))
     }
 }
 
-by_handoff!([T: Handoff, const N: usize] [T; N]: Of(ByHandoff));
+/// Up to how many bytes an array is put together where it will lie: without an allocation, but on the stack.
+const SMALL: usize = 1024;
+
+/// By itself, because its array is on the stack of whoever might call it.
+fn restore_in_place<T, C: Codec<T>, const N: usize>(
+    codec: C,
+    input: &mut Restorer<'_>,
+) -> Result<[T; N], RestoreError> {
+    let mut slots = [const { None::<T> }; N];
+    for (index, slot) in slots.iter_mut().enumerate() {
+        let before = input.consumed();
+        match codec.restore_item(input) {
+            Ok(item) => *slot = Some(item),
+            Err(error) => return Err(error.at(index)),
+        }
+        input.element_since(before)?;
+    }
+    Ok(slots.map(|slot| slot.expect("each slot was filled by the loop above")))
+}
+
+impl<T: Handoff, const N: usize> Handoff for [T; N] {
+    fn schema(schemas: &mut Schemas) -> Type {
+        Codec::<[T; N]>::schema(Of(ByHandoff), schemas)
+    }
+
+    #[inline]
+    fn save<'a>(&'a self, out: &mut Saver<'a>) -> Result<(), SaveError> {
+        T::save_slice(self, out)
+    }
+
+    #[inline]
+    fn restore(input: &mut Restorer<'_>) -> Result<Self, RestoreError> {
+        Codec::<[T; N]>::restore(Of(ByHandoff), input)
+    }
+
+    fn restore_boxed(input: &mut Restorer<'_>) -> Result<Box<Self>, RestoreError> {
+        Codec::<[T; N]>::restore_boxed(Of(ByHandoff), input)
+    }
+}
 
 impl<T, E, A: Codec<T>, B: Codec<E>> Codec<Result<T, E>> for Pair<A, B> {
     fn schema(self, schemas: &mut Schemas) -> Type {

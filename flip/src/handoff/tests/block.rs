@@ -207,6 +207,30 @@ fn numbers_in_bulk_cross_chunks() {
     check(|random| u128::from(random) << 64 | 5);
 }
 
+/// An array that is too large for the stack is not put there on its way.
+#[test]
+fn large_arrays_come_in_bulk() {
+    let items = |count: usize| (0..count).map(|n| n as u64).collect::<Vec<_>>();
+    let large: Box<[u64; 2_000_000]> = items(2_000_000).try_into().unwrap();
+    let texts: Box<[String; 20_000]> = items(20_000).iter().map(u64::to_string).collect::<Vec<_>>().try_into().unwrap();
+    let value = (large, texts);
+    let read = std::thread::Builder::new()
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            received::<(Box<[u64; 2_000_000]>, Box<[String; 20_000]>)>(sent(&value)).map(|read| read == value)
+        })
+        .unwrap();
+    assert!(read.join().unwrap().unwrap());
+
+    let bytes: Box<[u8; 8 * CHUNK]> = vec![7; 8 * CHUNK].try_into().unwrap();
+    let mut kept = Kept { direct: true, ..sent(&bytes) };
+    let mut input = Restorer::new(&mut kept, Limits::default());
+    assert!(restore::<Box<[u8; 8 * CHUNK]>>(&mut input).unwrap() == bytes);
+    assert!(kept.filled >= 6 * CHUNK, "only {} bytes", kept.filled);
+    same([[1u16; 3]; 200]);
+    same([[1u16; 3]; 3]);
+}
+
 #[test]
 fn what_is_long_is_received_where_it_will_lie() {
     fn check<T: Handoff>(value: &T) {

@@ -174,15 +174,52 @@ fn a_length_is_a_claim() {
 
 #[test]
 fn what_takes_no_bytes_cannot_be_claimed_without_end() {
-    assert!(refused::<Vec<()>>(&length(u64::MAX)).contains("empty elements"));
+    assert!(refused::<Vec<()>>(&length(u64::MAX)).contains("elements without bytes"));
     #[derive(Handoff)]
     struct Nothing {
         #[handoff(skip)]
         #[allow(dead_code)]
         much: [u64; 32],
     }
-    assert!(refused::<Vec<Nothing>>(&length(1 << 50)).contains("empty elements"));
-    assert!(refused::<HashMap<(), ()>>(&length(1 << 50)).contains("empty elements"));
+    assert!(refused::<Vec<Nothing>>(&length(1 << 50)).contains("elements without bytes"));
+    assert!(refused::<HashMap<(), ()>>(&length(1 << 50)).contains("elements without bytes"));
+}
+
+/// What would not be restored is not saved, and all else is restored.
+#[test]
+fn as_many_elements_without_bytes_are_saved_as_are_restored() {
+    fn both<T: Handoff>(count: usize, value: T) {
+        let mut kept = Kept::default();
+        match save(&value, &mut kept) {
+            Ok(()) => assert!(received::<T>(kept).is_ok() && count <= 64 * 1024 + 5),
+            Err(error) => {
+                assert!(count > 64 * 1024 + 5 && error.to_string().contains("more elements without bytes"), "{error}");
+            }
+        }
+    }
+    // The bytes before them count in their favour: five of the length itself.
+    for count in [0, 1, 64 * 1024, 64 * 1024 + 5, 64 * 1024 + 6, 100_000] {
+        both(count, vec![(); count]);
+        both(count, VecDeque::from(vec![((), [0u8; 0]); count]));
+        both(2 * count, [vec![(); count], vec![(); count]]);
+    }
+    both(70_000, [(); 70_000]);
+    both(0, (vec![0u8; 100_000], [(); 70_000]));
+}
+
+/// They are counted as the old process wrote them: what it sent bytes for is not claimed for nothing.
+#[test]
+fn elements_may_lose_all_that_took_bytes() {
+    #[derive(Clone, Handoff)]
+    struct Old {
+        gone: u8,
+    }
+    #[derive(Handoff)]
+    struct New {}
+    let plan = Schema::of::<Vec<New>>().plan(&Schema::of::<Vec<Old>>()).unwrap();
+    let mut kept = sent(&vec![Old { gone: 1 }; 500_000]);
+    let input = Restorer::new(&mut kept, Limits::default());
+    assert_eq!(restore_matched::<Vec<New>>(input, &plan, Limits::default()).unwrap().len(), 500_000);
 }
 
 #[test]
