@@ -619,6 +619,30 @@ fn many_places_come_to_an_end() {
     assert_eq!(checked::<[[[u8; 32]; 32]; 32], Vec<Vec<Vec<u8>>>>(), None);
 }
 
+/// Each run of a program has the same schema: it is compared byte by byte, and kept in files.
+#[test]
+fn what_is_written_besides_has_an_order() {
+    #[derive(Default, Serialize, Deserialize)]
+    struct Old {
+        name: String,
+        #[serde(skip_deserializing)]
+        one: u8,
+        #[serde(skip_deserializing)]
+        two: u8,
+        #[serde(skip_deserializing)]
+        three: u8,
+        #[serde(skip_deserializing)]
+        four: u8,
+        #[serde(skip_deserializing)]
+        five: u8,
+    }
+    let shapes = Shapes::of::<Old>();
+    assert!(shapes.text("").contains("five: ?"), "{shapes:?}");
+    for _ in 0..20 {
+        assert_eq!(Shapes::of::<Old>(), shapes);
+    }
+}
+
 #[test]
 fn what_is_not_written_is_not_believed() {
     #[derive(Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //! The two need not agree: a field may be skipped by one of them, or a hand-written one may write another kind of value.
 //! The data are what `Serialize` writes, so where the shape says otherwise it is no longer believed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -22,8 +22,8 @@ struct Found {
     written: HashSet<(Owner, usize)>,
     /// Structs that were written at all.
     met: HashSet<Owner>,
-    /// Fields that `Deserialize` does not ask for.
-    extra: HashMap<Owner, HashSet<String>>,
+    /// Fields that `Deserialize` does not ask for, in an order that is the same in every run.
+    extra: HashMap<Owner, BTreeSet<String>>,
     /// Another kind of value stands somewhere.
     other: bool,
 }
