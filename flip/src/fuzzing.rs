@@ -561,7 +561,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             ]
             .concat(),
         ),
-        ("calls", packet(0, &crate::live::request(1, "state", Calls::<Rich>::name_of::<Hit>(), hit.clone()))),
+        ("calls", packet(0, &crate::live::request(1, "state", &Calls::<Rich>::name_of::<Hit>(), hit.clone()))),
         ("calls", packet(0, &crate::live::request(2, "nowhere", "no", hit))),
         ("passed", [sent(&connection, 1), sent(&connection, 2), sent(&connection, 0)].concat()),
         ("channel", b"4711:#:@".to_vec()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::{BoxError, Error};
 use crate::exclusive::{Exclusive, Opener};
 use crate::handle::{Handle, Shutdown};
+use crate::handoff::calls::Calls;
 use crate::handoff::{Handoff, Schema};
 use crate::listen::{Listen, ListenOptions};
 use crate::live::Live;
@@ -193,6 +194,9 @@ impl Setup {
     ) -> Result<Live<T>, Error> {
         if self.shared.states.is_declared(name) {
             return Err(Error::program(format!("two states have the name `{name}`: each needs its own")));
+        }
+        if let Some(conflict) = Calls::<T>::of().conflict() {
+            return Err(Error::program(format!("two calls of the state `{name}` cannot be told apart: {conflict}")));
         }
         let theirs = match self.start {
             Start::Successor => self.shared.states.take_offered(name),

@@ -1,8 +1,12 @@
 //! Operations on a live state that travel to whoever owns it.
 
-use std::{any::type_name, collections::HashMap, fmt};
+use std::{
+    any::type_name,
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
-use super::{Handoff, from_bytes, to_bytes};
+use super::{Handoff, Schema, from_bytes, to_bytes};
 
 /// An operation that a live state can be asked for, from any process that still has the handle.
 ///
@@ -30,7 +34,9 @@ use super::{Handoff, from_bytes, to_bytes};
 /// assert_eq!(Visits::default().apply(Hit { count: 2 }), 2);
 /// ```
 ///
-/// The operation and its answer travel as bytes, so neither can hold a descriptor.
+/// The operation and its answer travel as bytes, so neither can hold a descriptor. The new process knows an operation by
+/// the name of its type alone, without modules: `Hit`, or what `#[handoff(rename = "…")]` on the type says. So the type
+/// may move between releases, and no two operations of one state may have the same name.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what the call `{Op}` does",
     note = "write `impl flip::Apply<{Op}> for {Self}`"
@@ -82,12 +88,35 @@ impl std::error::Error for CallRefused {
     }
 }
 
-type Applied<T> = fn(&mut T, &[u8]) -> Result<Vec<u8>, CallRefused>;
+/// Gives the state to what it is called with, once, as long as nobody else reads or writes it; or not at all.
+type Within<'w, T> = &'w mut dyn FnMut(&mut dyn FnMut(&mut T));
+
+/// Nothing where the state was not given.
+type Applied<T> = fn(&[u8], Within<'_, T>) -> Result<Option<Vec<u8>>, CallRefused>;
 
 /// The operations that a type lists. Filled by generated code only.
 #[doc(hidden)]
 pub struct Calls<T> {
-    table: HashMap<&'static str, Applied<T>>,
+    /// With the whole name of the type.
+    table: HashMap<String, (&'static str, Applied<T>)>,
+    conflict: Option<Conflict>,
+}
+
+/// Two operations of one state that the other process could not tell apart.
+#[derive(Debug)]
+pub(crate) struct Conflict {
+    name: String,
+    types: [&'static str; 2],
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, types: [one, other] } = self;
+        write!(
+            f,
+            "`{one}` and `{other}` are both called `{name}`: give one of them another name, `#[handoff(rename = \"…\")]`"
+        )
+    }
 }
 
 impl<T> Calls<T> {
@@ -97,31 +126,52 @@ impl<T> Calls<T> {
         T: Apply<Op, Answer: Handoff>,
         Op: Handoff,
     {
-        self.table.insert(Self::name_of::<Op>(), |state, bytes| {
-            let op = from_bytes::<Op>(bytes).map_err(CallRefused::Operation)?;
-            to_bytes(&state.apply(op)).map_err(CallRefused::Answer)
-        });
+        let apply: Applied<T> = |bytes, within| {
+            // It takes a while, with which nobody else is held up.
+            let mut op = Some(from_bytes::<Op>(bytes).map_err(CallRefused::Operation)?);
+            let mut answer = None;
+            within(&mut |state| answer = op.take().map(|op| state.apply(op)));
+            answer.map(|answer| to_bytes(&answer).map_err(CallRefused::Answer)).transpose()
+        };
+        match self.table.entry(Self::name_of::<Op>()) {
+            Entry::Vacant(entry) => drop(entry.insert((type_name::<Op>(), apply))),
+            Entry::Occupied(entry) => {
+                let (name, types) = (entry.key().clone(), [entry.get().0, type_name::<Op>()]);
+                self.conflict.get_or_insert(Conflict { name, types });
+            }
+        }
     }
 
-    /// What the two processes know an operation by.
-    pub(crate) fn name_of<Op>() -> &'static str {
-        type_name::<Op>()
+    /// What the two processes know an operation by: not the name that rustc gives its type, which says where it lies and
+    /// may be another with each release of either.
+    pub(crate) fn name_of<Op: Handoff>() -> String {
+        Schema::of::<Op>().name()
     }
 }
 
-#[allow(dead_code)]
 impl<T: Handoff> Calls<T> {
     /// All operations that `T` lists.
     pub(crate) fn of() -> Self {
-        let mut calls = Self { table: HashMap::new() };
+        let mut calls = Self { table: HashMap::new(), conflict: None };
         T::calls(&mut calls);
         calls
     }
 
-    /// Applies the operation of this name, written by [`to_bytes`], and gives the answer, written likewise.
-    pub(crate) fn apply(&self, state: &mut T, name: &str, bytes: &[u8]) -> Result<Vec<u8>, CallRefused> {
+    /// Two that have the same name.
+    pub(crate) fn conflict(&self) -> Option<&Conflict> {
+        self.conflict.as_ref()
+    }
+
+    /// Applies the operation of this name, written by [`to_bytes`], to the state that `within` gives, and gives the
+    /// answer, written likewise; nothing where `within` gave none.
+    pub(crate) fn apply(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        within: Within<'_, T>,
+    ) -> Result<Option<Vec<u8>>, CallRefused> {
         match self.table.get(name) {
-            Some(apply) => apply(state, bytes),
+            Some((_, apply)) => apply(bytes, within),
             None => Err(CallRefused::Unknown(name.to_owned())),
         }
     }

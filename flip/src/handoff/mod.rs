@@ -14,7 +14,6 @@ pub(crate) mod matching;
 mod pack;
 pub(crate) mod probe;
 mod schema;
-// The schemas, which carry these, come later.
 mod shape;
 mod stream;
 #[cfg(test)]
@@ -27,15 +26,11 @@ pub use error::{RestoreError, SaveError};
 pub use schema::{Facts, Fields, Schemas, Type, Variants};
 pub use stream::{Restorer, Saver};
 
-// The runtime, which calls these, comes in modules of its own.
-#[allow(unused_imports)]
 pub(crate) use matching::{Mismatch, Plan};
-#[allow(unused_imports)]
-pub(crate) use schema::{Schema, SchemaError};
+pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;
-#[allow(unused_imports)]
-pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
+pub(crate) use stream::{CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
 
@@ -278,7 +273,6 @@ impl<T: Serialize + DeserializeOwned> Handoff for Serde<T> {
 }
 
 /// Writes one value; several go through one [`Saver`] in turn.
-#[allow(dead_code)]
 pub(crate) fn save<T: Handoff>(value: &T, sink: &mut dyn Sink) -> Result<(), SaveError> {
     let mut out = Saver::new(sink);
     save_into(value, &mut out)?;
@@ -322,8 +316,7 @@ pub(crate) fn from_bytes<T: Handoff>(bytes: &[u8]) -> Result<T, RestoreError> {
     let mut input = Restorer::from_bytes(bytes.to_vec(), Limits::default());
     let length = input.length()?;
     let theirs = input.bytes(length)?;
-    let theirs = Schema::decode(&theirs).map_err(|error| RestoreError::new(error.to_string()))?;
-    let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| RestoreError::new(mismatch.to_string()))?;
+    let plan = Schema::plan_for::<T>(theirs).map_err(RestoreError::new)?;
     if plan.is_needed() {
         return restore_matched(input, &plan, Limits::default());
     }

@@ -2,7 +2,7 @@
 
 use std::{
     any::type_name,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,7 +10,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Handoff, Limits, RestoreError, Restorer, SaveError, Saver,
+    Handoff, Limits, Plan, RestoreError, Restorer, SaveError, Saver,
     probe::Codec,
     shape::{ShapeMismatch, Shapes},
 };
@@ -45,14 +45,16 @@ type Reads = fn(&Shapes) -> Result<(), ShapeMismatch>;
 pub(super) struct Described {
     /// For messages.
     name: String,
-    shape: Shapes,
+    shape: Arc<Shapes>,
     /// Whether the type of this process reads what has another shape; none in what another process said.
     reads: Option<Reads>,
 }
 
 impl Described {
     fn of<T: Serialize + DeserializeOwned>() -> Self {
-        Self { name: short_name(type_name::<T>()), shape: Shapes::of::<T>(), reads: Some(Shapes::check::<T>) }
+        static MADE: Made<Shapes> = Made::new();
+        let shape = MADE.get((type_name::<T>(), Shapes::of::<T> as fn() -> Shapes as usize), Shapes::of::<T>);
+        Self { name: short_name(type_name::<T>()), shape, reads: Some(Shapes::check::<T>) }
     }
 
     /// Whether this process's type reads what `theirs` describes, as far as that can be told.
@@ -256,7 +258,7 @@ pub(super) struct Field {
 pub struct Schemas {
     /// A type's name is not enough: two blocks of one function may each have a type of the same full name. The
     /// function that describes it tells them apart, unless both do the same, which is as well.
-    places: HashMap<(&'static str, usize), usize>,
+    places: HashMap<TypeIdentity, usize>,
     named: Vec<Option<Named>>,
 }
 
@@ -266,7 +268,7 @@ impl Schemas {
         name: &'static str,
         shape: impl FnOnce(&mut Self) -> (Shape, Option<Node>),
     ) -> Type {
-        let identity = (type_name::<T>(), T::schema as fn(&mut Schemas) -> Type as usize);
+        let identity = identity::<T>();
         if let Some(&place) = self.places.get(&identity) {
             return Type(Node::Named(place));
         }
@@ -378,6 +380,32 @@ impl Variants<'_> {
     }
 }
 
+/// What is made once for each type.
+struct Made<V>(Mutex<Option<HashMap<TypeIdentity, Arc<V>>>>);
+
+/// As in [`Schemas`]: a type's name and a function that is its own.
+type TypeIdentity = (&'static str, usize);
+
+fn identity<T: Handoff>() -> TypeIdentity {
+    (type_name::<T>(), T::schema as fn(&mut Schemas) -> Type as usize)
+}
+
+impl<V> Made<V> {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn get(&self, identity: TypeIdentity, make: impl FnOnce() -> V) -> Arc<V> {
+        let made = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = made().get_or_insert_default().get(&identity) {
+            return Arc::clone(value);
+        }
+        // Not under the lock: code of the user's may run here.
+        let value = Arc::new(make());
+        Arc::clone(made().get_or_insert_default().entry(identity).or_insert(value))
+    }
+}
+
 /// A type and all that it is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Schema {
@@ -404,16 +432,32 @@ impl std::error::Error for SchemaError {
 impl Schema {
     /// Made once for each type.
     pub(crate) fn of<T: Handoff>() -> Arc<Self> {
-        type Made = HashMap<(&'static str, usize), Arc<Schema>>;
-        static MADE: Mutex<Option<Made>> = Mutex::new(None);
-        let identity = (type_name::<T>(), T::schema as fn(&mut Schemas) -> Type as usize);
-        let made = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(schema) = made().get_or_insert_default().get(&identity) {
-            return Arc::clone(schema);
+        static MADE: Made<Schema> = Made::new();
+        MADE.get(identity::<T>(), Self::make::<T>)
+    }
+
+    /// How values of a schema, as it was [encoded](Self::encode), become a `T`. Calls come one after the other from the
+    /// same few processes, so that the last ones are remembered.
+    ///
+    /// # Errors
+    /// Where the two first differ, or why these bytes are no schema.
+    pub(crate) fn plan_for<T: Handoff>(theirs: Vec<u8>) -> Result<Arc<Plan>, String> {
+        /// As many generations as may drain at once, by default.
+        const KEPT: usize = 4;
+        type Met = Mutex<VecDeque<(Vec<u8>, Result<Arc<Plan>, String>)>>;
+        static MET: Made<Met> = Made::new();
+        let met = MET.get(identity::<T>(), Met::default);
+        let met = || met.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plan)) = met().iter().find(|(met, _)| *met == theirs) {
+            return plan.clone();
         }
-        // Not under the lock: code of the user's may run here.
-        let schema = Arc::new(Self::make::<T>());
-        Arc::clone(made().get_or_insert_default().entry(identity).or_insert(schema))
+        let plan = Schema::decode(&theirs)
+            .map_err(|error| error.to_string())
+            .and_then(|theirs| Schema::of::<T>().plan(&theirs).map(Arc::new).map_err(|mismatch| mismatch.to_string()));
+        let mut met = met();
+        met.truncate(KEPT - 1);
+        met.push_front((theirs, plan.clone()));
+        plan
     }
 
     fn make<T: Handoff>() -> Self {
@@ -651,7 +695,7 @@ impl Node {
             0 => {
                 let name = input.text()?;
                 let length = input.length()?;
-                let shape = Shapes::decode(&input.bytes(length)?).map_err(RestoreError::new)?;
+                let shape = Shapes::decode(&input.bytes(length)?).map_err(RestoreError::new)?.into();
                 Node::SelfDescribed(Described { name, shape, reads: None })
             }
             1 => Node::Option(inner(input)?),

@@ -365,7 +365,6 @@ pub struct Restorer<'a> {
 }
 
 impl<'a> Restorer<'a> {
-    #[allow(dead_code)]
     pub(crate) fn new(source: &'a mut (dyn Source + 'a), limits: Limits) -> Self {
         Self { source: Some(source), ..Self::from_bytes(Vec::new(), limits) }
     }

@@ -54,7 +54,7 @@ enum Frame<'p> {
         at: usize,
         held: Vec<Output>,
     },
-    /// `empty_at` is where the last element began: those without bytes are counted.
+    /// `began` is where the last element did: those without bytes are counted.
     Items {
         op: OpId,
         left: u64,

@@ -276,7 +276,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
         }
         let shared = self.cell.shared.as_ref().expect("only the state of a running flip is given away");
         let bytes = crate::handoff::to_bytes(&op).map_err(|error| CallError::Refused(error.to_string()))?;
-        let answer = shared.forward(&self.cell.name, std::any::type_name::<Op>(), bytes).await?;
+        let answer = shared.forward(&self.cell.name, &Calls::<T>::name_of::<Op>(), bytes).await?;
         // It was applied, and the owner's answer is of another version.
         crate::handoff::from_bytes(&answer).map_err(|_| CallError::Lost)
     }
@@ -432,13 +432,18 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
 
     fn apply(&self, op: &str, bytes: &[u8]) -> Result<Vec<u8>, Option<String>> {
         let calls = self.calls.get_or_init(Calls::of);
-        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
-        let value = content.as_mut().ok_or_else(|| Some("the state has not arrived".to_owned()))?;
-        let _inside = Inside::enter();
-        calls.apply(value, op, bytes).map_err(|refused| match refused {
-            CallRefused::Answer(_) => None,
-            refused => Some(refused.to_string()),
-        })
+        let answer = calls.apply(op, bytes, &mut |apply| {
+            let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(value) = &mut *content {
+                let _inside = Inside::enter();
+                apply(value);
+            }
+        });
+        match answer {
+            Ok(answer) => answer.ok_or_else(|| Some("the state has not arrived".to_owned())),
+            Err(CallRefused::Answer(_)) => Err(None),
+            Err(refused) => Err(Some(refused.to_string())),
+        }
     }
 }
 

@@ -451,6 +451,23 @@ mod tests {
         let visits = old.live("visits", Visits { total: 1 << 32 }).unwrap();
         let twice = old.live("visits", 1_u8).unwrap_err();
         assert!(twice.to_string().ends_with("two states have the name `visits`: each needs its own"), "{twice}");
+        mod other {
+            #[derive(flip::Handoff)]
+            pub(super) struct Hit;
+        }
+        #[derive(Default, flip::Handoff)]
+        #[handoff(calls(Hit, other::Hit))]
+        struct Both;
+        impl Apply<Hit> for Both {
+            type Answer = ();
+            fn apply(&mut self, _: Hit) {}
+        }
+        impl Apply<other::Hit> for Both {
+            type Answer = ();
+            fn apply(&mut self, _: other::Hit) {}
+        }
+        let both = old.live("both", Both).unwrap_err().to_string();
+        assert!(both.contains("two calls of the state `both` cannot be told apart: `"), "{both}");
         let still_here = |total| assert_eq!(block_on(visits.call(Hit)), Ok((1_u64 << 32) + total));
 
         let error = old.hand_over(|new| Ok(new.live("visits", String::new())?)).unwrap_err();
