@@ -148,10 +148,19 @@ impl Process {
     /// `main` failed, or a state cannot be handed over. Then this process goes on, and handles of the new one say `HandedOff`.
     ///
     /// # Panics
-    /// When `main` does, after the roll-back. Where there is no descriptor left, or no thread.
+    /// When `main` does, after the roll-back; if the handoff had failed already, why is on standard error. Where there is no
+    /// descriptor left, or no thread.
     pub fn hand_over<R>(
         &self,
         main: impl FnOnce(&Process) -> Result<R, BoxError>,
+    ) -> Result<(Process, R), HandoffError> {
+        self.hand_over_by(main, Process::drive)
+    }
+
+    fn hand_over_by<R>(
+        &self,
+        main: impl FnOnce(&Process) -> Result<R, BoxError>,
+        drive: fn(&Process, &Process, u64) -> Result<(), Failed>,
     ) -> Result<(Process, R), HandoffError> {
         let busy = |why: &str| Err(HandoffError::BeforeFreeze(why.to_owned()));
         let mut attempts = match self.attempts.try_lock() {
@@ -170,7 +179,7 @@ impl Process {
         let states = self.shared.states.schemas().into_iter();
         new.shared.states.offered(states.map(|(name, schema)| (name, schema.encode())));
         let (made, driven) = thread::scope(|scope| {
-            let control = scope.spawn(|| self.control(&new, attempt));
+            let control = scope.spawn(|| self.control(&new, || drive(self, &new, attempt)));
             let made = catch_unwind(AssertUnwindSafe(|| main(&new)));
             if matches!(made, Ok(Ok(_))) {
                 new.setup.complete();
@@ -178,14 +187,24 @@ impl Process {
                 new.shared.states.complete();
                 new.shared.notes.send(Note::MainEnded(None));
             }
-            (made, control.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            (made, control.join())
         });
-        match (made, driven) {
+        let driven = match (made, driven) {
+            // An assertion says more than what followed from it, or led to it.
+            (Err(panic), driven) => {
+                if let Ok(Err(Failed::Handoff(error))) = driven {
+                    crate::log::print(format_args!("before `main` panicked, its handoff was {error}"));
+                }
+                resume_unwind(panic)
+            }
+            (_, Err(panic)) => resume_unwind(panic),
+            (Ok(made), Ok(driven)) => (made, driven),
+        };
+        match driven {
             // `main` may have failed because of it.
             (_, Err(Failed::Handoff(error))) => Err(error),
-            (Err(panic), _) => resume_unwind(panic),
-            (Ok(Ok(value)), _) => Ok((new, value)),
-            (Ok(Err(error)), driven) => Err(match error.downcast() {
+            (Ok(value), _) => Ok((new, value)),
+            (Err(error), driven) => Err(match error.downcast() {
                 Ok(error) => *error,
                 Err(error) if matches!(driven, Err(Failed::Main { frozen: true })) => {
                     HandoffError::RolledBack(chain(&*error))
@@ -196,15 +215,15 @@ impl Process {
     }
 
     /// What the control threads of both do, on a thread of its own.
-    fn control(&self, new: &Process, attempt: u64) -> Result<(), Failed> {
-        let result = self.drive(new, attempt);
-        if result.is_err() {
+    fn control(&self, new: &Process, drive: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
+        let result = catch_unwind(AssertUnwindSafe(drive));
+        if !matches!(result, Ok(Ok(()))) {
             self.shared.freeze.end(&self.shared.hold);
             // Nobody waits for what will not come.
             new.shared.hold.set(Holding::Given);
             new.give_up();
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn drive(&self, new: &Process, attempt: u64) -> Result<(), Failed> {
@@ -483,8 +502,7 @@ mod tests {
         // Whoever waits for content that does not come is let go.
         let error = old.hand_over(|new| {
             let visits = new.live("visits", next::Visits::default())?;
-            visits.read(|_| ()).expect("it fits");
-            Ok(())
+            Ok(visits.read(|_| ())?)
         });
         assert!(matches!(&error, Err(HandoffError::RolledBack(why)) if why.contains("does not fit")), "{error:?}");
         still_here(3);
@@ -502,13 +520,34 @@ mod tests {
         let error = old.hand_over(|_| old.hand_over(|_| Ok(())).map(drop).map_err(BoxError::from)).unwrap_err();
         assert_eq!(error, HandoffError::BeforeFreeze("this process is handing over already".to_owned()));
 
-        let panicked =
-            catch_unwind(AssertUnwindSafe(|| old.hand_over(|_| -> Result<(), BoxError> { panic!("there") })));
-        assert!(panicked.is_err());
+        let panic_of = |hand_over: &dyn Fn()| {
+            let panicked = catch_unwind(AssertUnwindSafe(hand_over)).unwrap_err();
+            panicked.downcast_ref::<&str>().map(|text| (*text).to_owned())
+        };
+        let text = panic_of(&|| drop(old.hand_over(|_| -> Result<(), BoxError> { panic!("there") })));
+        assert_eq!(text.as_deref(), Some("there"));
         still_here(5);
 
-        let (new, _) = old.hand_over(|new| Ok(new.live("visits", Visits::default())?)).unwrap();
+        // Also where the handoff had failed before.
+        let text = panic_of(&|| {
+            drop(old.hand_over(|new| -> Result<(), BoxError> {
+                assert_eq!(new.live("visits", next::Visits::default())?.read(|_| ()), Err(HandedOff));
+                panic!("an assertion")
+            }))
+        });
+        assert_eq!(text.as_deref(), Some("an assertion"));
         still_here(6);
+
+        // Whatever happens on the way, nobody waits for ever.
+        let text = panic_of(&|| {
+            let main = |new: &Process| Ok(new.live("visits", Visits::default())?.read(|visits| visits.total)?);
+            drop(old.hand_over_by(main, |_, _, _| panic!("no descriptor is left")));
+        });
+        assert_eq!(text.as_deref(), Some("no descriptor is left"));
+        still_here(7);
+
+        let (new, _) = old.hand_over(|new| Ok(new.live("visits", Visits::default())?)).unwrap();
+        still_here(8);
         drop(new);
     }
 }
