@@ -522,6 +522,37 @@ impl Schema {
         out.into_bytes()
     }
 
+    /// Without what only messages say: the names that rustc gives to types of serde's, which the next release of either may
+    /// change.
+    pub(crate) fn without_names(&self) -> Self {
+        fn strip(node: &mut Node) {
+            match node {
+                Node::Leaf(_) | Node::Named(_) => {}
+                Node::SelfDescribed(described) => described.name.clear(),
+                Node::Option(inner) | Node::List(inner) | Node::Set(inner) | Node::Array(inner, _) => strip(inner),
+                Node::Map(first, second) | Node::Result(first, second) => {
+                    strip(first);
+                    strip(second);
+                }
+                Node::Tuple(items) => items.iter_mut().for_each(strip),
+            }
+        }
+        let mut schema = self.clone();
+        strip(&mut schema.root);
+        for named in &mut schema.named {
+            let fields = match &mut named.shape {
+                Shape::Struct(fields) => vec![fields],
+                Shape::Enum(variants) => variants.iter_mut().map(|variant| &mut variant.fields).collect(),
+            };
+            for field in fields.into_iter().flatten() {
+                strip(&mut field.node);
+                field.from.iter_mut().for_each(strip);
+            }
+            named.from.iter_mut().for_each(strip);
+        }
+        schema
+    }
+
     fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
         out.length(self.named.len())?;
         for Named { name, shape, from } in &self.named {

@@ -12,6 +12,7 @@ mod sample;
 mod tests;
 mod text;
 mod trace;
+mod twin;
 mod written;
 
 pub(crate) use sample::ShapeMismatch;
@@ -152,7 +153,7 @@ impl Shapes {
     pub(crate) fn of<T: Serialize + DeserializeOwned>() -> Self {
         let mut shapes = Self::trace::<T>();
         let corrected = catch_unwind(AssertUnwindSafe(|| written::correct::<T>(&mut shapes)));
-        corrected.map_or(Self::unknown(), |()| shapes)
+        corrected.map_or(Self::unknown(), |()| shapes.without_twins())
     }
 
     /// Everything depends on the data.
@@ -179,24 +180,7 @@ impl Shapes {
 
     fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
         out.length(self.containers.len())?;
-        for container in &self.containers {
-            match container {
-                Container::Struct { name, fields } => {
-                    out.scalar(0u8)?;
-                    out.text(name)?;
-                    fields.write(out)?;
-                }
-                Container::Enum { name, variants } => {
-                    out.scalar(1u8)?;
-                    out.text(name)?;
-                    out.length(variants.len())?;
-                    for Variant { name, content } in variants {
-                        out.text(name)?;
-                        content.write(out)?;
-                    }
-                }
-            }
-        }
+        self.containers.iter().try_for_each(|container| container.write(out))?;
         self.root.write(out)
     }
 
@@ -234,6 +218,27 @@ impl Shapes {
 
 fn no_kind(code: u8) -> RestoreError {
     RestoreError::new(format!("{code} is no kind of shape"))
+}
+
+impl Container {
+    fn write(&self, out: &mut Saver<'_>) -> Result<(), SaveError> {
+        match self {
+            Container::Struct { name, fields } => {
+                out.scalar(0u8)?;
+                out.text(name)?;
+                fields.write(out)
+            }
+            Container::Enum { name, variants } => {
+                out.scalar(1u8)?;
+                out.text(name)?;
+                out.length(variants.len())?;
+                variants.iter().try_for_each(|Variant { name, content }| {
+                    out.text(name)?;
+                    content.write(out)
+                })
+            }
+        }
+    }
 }
 
 impl Fields {
