@@ -26,11 +26,13 @@ pub use error::{RestoreError, SaveError};
 pub use schema::{Facts, Fields, Schemas, Type, Variants};
 pub use stream::{Restorer, Saver};
 
-pub(crate) use matching::{Mismatch, Plan};
+#[cfg(feature = "fuzzing")]
+pub(crate) use matching::Mismatch;
+pub(crate) use matching::Plan;
 pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;
-pub(crate) use stream::{CHUNK, DESCRIPTORS, Limits, Sink, Source};
+pub(crate) use stream::{CHUNK, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
 

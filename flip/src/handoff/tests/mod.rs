@@ -16,7 +16,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use super::*;
+use super::{stream::DESCRIPTORS, *};
 use crate::Handoff;
 
 /// Keeps what is sent, chunk by chunk, with duplicates of the descriptors.

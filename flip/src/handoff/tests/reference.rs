@@ -424,19 +424,18 @@ impl<'s> Reference<'s> {
     fn convert_node(&mut self, ours: &'s Node, theirs: &'s Node, tree: &Tree) -> Result<Tree, Data> {
         if let Node::Named(place) = ours
             && let Some(from) = &self.ours.named[*place].from
+            && self.choose((ours, false), from, (theirs, false), false) == Chosen::Second
         {
-            if self.choose((ours, false), from, (theirs, false), false) == Chosen::Second {
-                return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
-            }
+            return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
         }
         self.convert_plain(ours, theirs, tree)
     }
 
     fn convert_field(&mut self, ours: &'s Field, theirs: &'s Node, tree: &Tree) -> Result<Tree, Data> {
-        if let Some(from) = &ours.from {
-            if self.choose((&ours.node, false), from, (theirs, false), true) == Chosen::Second {
-                return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
-            }
+        if let Some(from) = &ours.from
+            && self.choose((&ours.node, false), from, (theirs, false), true) == Chosen::Second
+        {
+            return Ok(Tree::Older(Box::new(self.convert_node(from, theirs, tree)?)));
         }
         self.convert_node(&ours.node, theirs, tree)
     }
