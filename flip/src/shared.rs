@@ -58,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) freeze: Freeze,
     pub(crate) states: States,
     pub(crate) exclusives: Exclusives,
+    pub(crate) awaited: Awaited,
     /// Set when it is known what is inherited.
     pub(crate) listeners: OnceLock<Arc<Listeners>>,
     pub(crate) forwarder: OnceLock<Arc<Forwarder>>,
@@ -98,6 +99,7 @@ impl Shared {
             freeze: Freeze::default(),
             states: States::default(),
             exclusives: Exclusives::new(serving),
+            awaited: Awaited::default(),
             listeners: OnceLock::new(),
             forwarder: OnceLock::new(),
             passer: OnceLock::new(),
@@ -317,6 +319,44 @@ impl Freeze {
     /// Stopped: nobody may hold back any more.
     pub(crate) fn finish(&self) {
         *lock(&self.0) = None;
+    }
+}
+
+/// What a freeze or a start waits for, for the report of one that takes too long.
+#[derive(Default)]
+pub(crate) struct Awaited(Mutex<Awaits>);
+
+#[derive(Default)]
+struct Awaits {
+    /// Which attempt to upgrade; 0 is the start of this process.
+    attempt: u64,
+    what: Option<String>,
+}
+
+impl Awaited {
+    /// From here on it is this attempt that counts: the thread of one that was rolled back may still be there.
+    pub(crate) fn begin(&self, attempt: u64) {
+        *lock(&self.0) = Awaits { attempt, what: None };
+    }
+
+    pub(crate) fn set(&self, attempt: u64, what: String) {
+        self.put(attempt, Some(what));
+    }
+
+    pub(crate) fn set_nothing(&self, attempt: u64) {
+        self.put(attempt, None);
+    }
+
+    fn put(&self, attempt: u64, what: Option<String>) {
+        let mut awaits = lock(&self.0);
+        if awaits.attempt == attempt {
+            awaits.what = what;
+        }
+    }
+
+    /// What is waited for at this moment.
+    pub(crate) fn get(&self) -> Option<String> {
+        lock(&self.0).what.clone()
     }
 }
 

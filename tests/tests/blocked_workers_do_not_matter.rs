@@ -87,7 +87,9 @@ fn update_that_does_not_end_is_a_roll_back() {
     let update = std::thread::spawn(move || ask.try_ask(pid, "block inside").unwrap());
     service.line("is at the gate inside");
     let report = service.upgrade().unwrap_err();
-    assert!(report.contains("did not get ready within 300ms of the freeze (freeze_timeout)"), "{report}");
+    let why = "the freeze took longer than 300ms (freeze_timeout), waiting for the state `count` not to be used any more, \
+               by a closure of this process; generation 1";
+    assert!(report.contains(why), "{report}");
     gate.open();
     assert_eq!(update.join().unwrap(), "2");
     assert_eq!(service.tell("add"), "3");

@@ -226,7 +226,9 @@ fn use_that_does_not_end_is_named_and_ends_later() {
         let slow = scope.spawn(|| get(address, "/slow"));
         service.line("is at the gate slow");
         let report = service.upgrade().unwrap_err();
-        assert!(report.contains("waiting for the exclusive `store` not to be used any more"), "{report}");
+        let why =
+            "the freeze took longer than 300ms (freeze_timeout), waiting for the exclusive `store` not to be used";
+        assert!(report.contains(why), "{report}");
         assert_eq!(service.log().count("has closed the store"), 0);
         // It was not closed, so others use it meanwhile.
         assert_eq!(write(address, 1), owner);

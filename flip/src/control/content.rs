@@ -170,9 +170,9 @@ pub(crate) fn freeze_and_send(
     if !shared.freeze.hold_back(attempt, &shared.hold) {
         return Ok(());
     }
+    shared.awaited.set(attempt, "a call from an earlier generation to be applied".to_owned());
     drop(shared.hold.calling());
-    states.iter().for_each(|state| state.settle());
-    if !shared.exclusives.settle(shared, attempt) {
+    if !shared.states.settle(shared, attempt) || !shared.exclusives.settle(shared, attempt) {
         return Ok(());
     }
 
@@ -189,7 +189,10 @@ pub(crate) fn freeze_and_send(
         writer.end_section().map_err(lost)?;
     }
     // While new still decodes, and as late as can be: what fails before this has closed nothing.
-    shared.exclusives.close_all(shared, attempt)?;
+    if !shared.exclusives.close_all(shared, attempt)? {
+        // The trailer would say that nothing is open here.
+        return Ok(());
+    }
     writer.send(TRAILER, &[]).and_then(|()| writer.end_section()).map_err(lost)
 }
 

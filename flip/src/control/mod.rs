@@ -493,7 +493,7 @@ impl Thread {
             Ready::Auto => self.listeners().unpolled(),
             Ready::Manual => vec!["the call of Handle::ready".to_owned()],
         };
-        Waiting { touched: self.touched.clone(), unpolled, opening: self.shared.exclusives.awaited() }
+        Waiting { touched: self.touched.clone(), unpolled, opening: self.shared.awaited.get() }
     }
 
     fn listeners(&self) -> Arc<Listeners> {
@@ -941,7 +941,7 @@ impl Thread {
         shared.accepting.close();
         shared.dispatching.close();
         shared.phase.set(Phase::Frozen);
-        shared.exclusives.await_nothing();
+        shared.awaited.begin(self.attempt);
         shared.freeze.begin(self.attempt, self.word.clone());
         self.left.retain(Draining::has_passed_more);
         let earlier: std::io::Result<Vec<_>> = self
@@ -974,7 +974,8 @@ impl Thread {
 
     fn thaw(&mut self) {
         self.shared.freeze.end(&self.shared.hold);
-        // A snapshot that waits for whoever uses one sees that it is not wanted.
+        // A snapshot that waits for whoever is inside of one sees that it is not wanted.
+        self.shared.states.wake();
         self.shared.exclusives.wake();
         self.shared.accepting.open();
         self.shared.dispatching.open();
@@ -1003,7 +1004,7 @@ impl Thread {
 
     fn report_rolled_back(&mut self, reason: Reason) {
         self.listeners().forbid_overlap();
-        let awaited = self.shared.exclusives.awaited();
+        let awaited = self.shared.awaited.get();
         self.reopen();
         let after = self.after.take();
         let new = match &after {
@@ -1020,8 +1021,15 @@ impl Thread {
                 None => format!("{new} ended before it served, without a word"),
             },
             Reason::TooSlow(deadline) => {
-                let waiting = after.map(|after| after.waiting).unwrap_or_default();
-                format!("{new} {}", too_slow(deadline, self.time_for(deadline), &waiting, awaited))
+                let time = format!("{:?}", self.time_for(deadline));
+                match awaited.filter(|_| deadline == Deadline::Freeze) {
+                    // The new process can do nothing about it.
+                    Some(what) => format!("the freeze took longer than {time} (freeze_timeout), waiting for {what}"),
+                    None => {
+                        let waiting = after.map(|after| after.waiting).unwrap_or_default();
+                        format!("{new} {}", too_slow(deadline, &time, &waiting))
+                    }
+                }
             }
             Reason::FreezeFailed => format!("the content could not be handed over{}", because(words.or(failure))),
             Reason::Garbled => format!("{new} sent what cannot be understood{}", because(failure)),
@@ -1377,8 +1385,7 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
-fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting, exclusive: Option<String>) -> String {
-    let time = format!("{time:?}");
+fn too_slow(deadline: Deadline, time: &str, waiting: &Waiting) -> String {
     match deadline {
         Deadline::Ready => format!(
             "was not ready within {time} (ready_timeout); with `ready = auto` each listener has to be polled once, \
@@ -1393,7 +1400,7 @@ fn too_slow(deadline: Deadline, time: Duration, waiting: &Waiting, exclusive: Op
             if !waiting.unpolled.is_empty() {
                 text.push_str(&format!("; not polled yet: {}", waiting.unpolled.join(", ")));
             }
-            if let Some(exclusive) = exclusive.as_ref().or(waiting.opening.as_ref()) {
+            if let Some(exclusive) = &waiting.opening {
                 text.push_str(&format!("; waiting for the exclusive {exclusive}"));
             }
             text

@@ -16,7 +16,7 @@ use event_listener::{Event, Listener, listener};
 use crate::control::STACK;
 use crate::entry::shielded;
 use crate::error::{BoxError, chain};
-use crate::live::{Hold, Holding, Inside};
+use crate::live::{Hold, Holding, Inside, Leaves};
 use crate::log::say;
 use crate::phase::Phase;
 use crate::shared::{Note, Shared};
@@ -188,20 +188,11 @@ enum Held<T> {
 /// What a caller under the lock may do.
 enum Entry {
     /// Go in.
-    Admitted(Option<Inside>),
+    Admitted(Inside),
     /// Wait for the end of the freeze.
     Frozen,
     /// Wait until it is open.
     Closed,
-}
-
-/// Wakes whoever waits for the lock to be free, once it was left.
-struct Leaves<'a>(&'a Event);
-
-impl Drop for Leaves<'_> {
-    fn drop(&mut self) {
-        self.0.notify(usize::MAX);
-    }
 }
 
 impl<T: Send + 'static> Exclusive<T> {
@@ -249,7 +240,7 @@ impl<T: Send + 'static> Exclusive<T> {
                 let _leaves = Leaves(&cell.left);
                 let held = cell.held.read().unwrap_or_else(PoisonError::into_inner);
                 match (cell.look(&held)?, &*held) {
-                    (Entry::Admitted(_writing), Held::Open(value)) => return Ok(run(value.get())),
+                    (Entry::Admitted(_inside), Held::Open(value)) => return Ok(run(value.get())),
                     (entry, _) => entry,
                 }
             };
@@ -281,7 +272,7 @@ impl<T: Send + 'static> Exclusive<T> {
                 let _leaves = Leaves(&cell.left);
                 let mut held = cell.held.write().unwrap_or_else(PoisonError::into_inner);
                 match (cell.look(&held)?, &mut *held) {
-                    (Entry::Admitted(_writing), Held::Open(value)) => return Ok(run(value.get_mut())),
+                    (Entry::Admitted(_inside), Held::Open(value)) => return Ok(run(value.get_mut())),
                     (entry, _) => entry,
                 }
             };
@@ -338,9 +329,10 @@ impl<T> Cell<T> {
         match (held, holding) {
             (Held::Lost(why), _) => Err(ExclusiveError::NotReopened(why.clone())),
             (Held::Closed, _) => Ok(Entry::Closed),
-            (Held::Open(_), Holding::Open) => Ok(Entry::Admitted(Some(Inside::enter()))),
-            // It serves nobody yet, so no freeze of its own can be what holds back, and its `update`s still wait.
-            (Held::Open(_), _) if self.is_starting() => Ok(Entry::Admitted(None)),
+            // Who serves nobody yet is held back by no freeze of its own; its `update`s wait all the same.
+            (Held::Open(_), holding) if holding == Holding::Open || self.is_starting() => {
+                Ok(Entry::Admitted(Inside::enter(&self.hold)))
+            }
             (Held::Open(_), _) => Ok(Entry::Frozen),
         }
     }
@@ -469,11 +461,11 @@ pub(crate) trait Resource: Send + Sync {
     /// Returns when nobody who came before the hold is inside, and it is not about to be opened again; false where the
     /// freeze of this attempt is not wanted any more.
     fn settle(&self, shared: &Shared, attempt: u64) -> bool;
-    /// Closes it where it is open, and the freeze of this attempt still wanted.
+    /// Closes it where it is open; false where the freeze of this attempt is not wanted any more, and it stays as it is.
     ///
     /// # Errors
     /// Why it cannot be closed.
-    fn close(&self, shared: &Shared, attempt: u64) -> Result<(), String>;
+    fn close(&self, shared: &Shared, attempt: u64) -> Result<bool, String>;
     fn is_closed_by(&self, attempt: u64) -> bool;
     /// Opens it again, where this attempt closed it; says so where it cannot.
     fn reopen(&self, attempt: u64);
@@ -505,13 +497,15 @@ impl<T: Send + 'static> Resource for Cell<T> {
             }
             // By trying: a writer that waits would hold up a `with` inside of a `with`, and wait for the outer one.
             if self.closed_by.load(Ordering::SeqCst) == 0 && self.alone(|_| ()).is_some() {
+                // The thread of another attempt may have found this one there.
+                self.left.notify(usize::MAX);
                 return true;
             }
             left.wait();
         }
     }
 
-    fn close(&self, shared: &Shared, attempt: u64) -> Result<(), String> {
+    fn close(&self, shared: &Shared, attempt: u64) -> Result<bool, String> {
         let mut opener = self.opener();
         let value = loop {
             listener!(self.left => left);
@@ -530,13 +524,15 @@ impl<T: Send + 'static> Resource for Cell<T> {
             });
             match taken {
                 Some(Some(Some(value))) => break value,
-                // Rolled back meanwhile, or it is not open: it was lost.
-                Some(_) => return Ok(()),
-                None if !shared.freeze.is_wanted(attempt) => return Ok(()),
+                // It is not open: it was lost.
+                Some(Some(None)) => return Ok(true),
+                // Rolled back meanwhile.
+                Some(None) => return Ok(false),
+                None if !shared.freeze.is_wanted(attempt) => return Ok(false),
                 None => left.wait(),
             }
         };
-        shielded(|| (opener.close)(value).map_err(|error| chain(&*error)))
+        shielded(|| (opener.close)(value).map(|()| true).map_err(|error| chain(&*error)))
             .map_err(|why| format!("the exclusive `{}` cannot be closed: {why}", self.name))
     }
 

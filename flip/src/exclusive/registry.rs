@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Resource;
 use crate::shared::{Note, Shared};
 
+/// What the start of a process is called where attempts to upgrade are numbered.
+const STARTS: u64 = 0;
+
 pub(crate) struct Exclusives {
     inner: Mutex<Inner>,
     /// The process ends: what is open is closed, and nothing is opened any more.
     ended: AtomicBool,
-    /// What a freeze or a start waits for, for the report of one that takes too long.
-    awaited: Mutex<Option<String>>,
 }
 
 struct Inner {
@@ -28,7 +29,6 @@ impl Exclusives {
         Exclusives {
             inner: Mutex::new(Inner { declared: vec![], waiting: vec![], free }),
             ended: AtomicBool::new(false),
-            awaited: Mutex::default(),
         }
     }
 
@@ -66,14 +66,14 @@ impl Exclusives {
             std::mem::take(&mut inner.waiting)
         };
         for (at, exclusive) in waiting.iter().enumerate() {
-            self.await_with(format!("`{}` to be opened", exclusive.name()));
+            shared.awaited.set(STARTS, format!("`{}` to be opened", exclusive.name()));
             shared.notes.send(Note::Opens);
             if let Err(why) = exclusive.open() {
                 self.inner().waiting.extend(waiting[at..].iter().cloned());
                 return Err(format!("the exclusive `{}` cannot be opened: {why}", exclusive.name()));
             }
         }
-        self.await_nothing();
+        shared.awaited.set_nothing(STARTS);
         if !waiting.is_empty() {
             shared.notes.send(Note::Opens);
         }
@@ -90,26 +90,31 @@ impl Exclusives {
     /// Waits until nobody who came before the hold uses any of them; false where the freeze is not wanted any more.
     pub(crate) fn settle(&self, shared: &Shared, attempt: u64) -> bool {
         for exclusive in self.all() {
-            self.await_with(format!("`{}` not to be used any more", exclusive.name()));
+            let used =
+                format!("the exclusive `{}` not to be used any more, by a closure of this process", exclusive.name());
+            shared.awaited.set(attempt, used);
             if !exclusive.settle(shared, attempt) {
                 return false;
             }
         }
-        self.await_nothing();
+        shared.awaited.set_nothing(attempt);
         true
     }
 
-    /// Closes all of them for the freeze of this attempt.
+    /// Closes all of them for the freeze of this attempt; false where it is not wanted any more, and this process may hold
+    /// what was not closed.
     ///
     /// # Errors
     /// Why one of them cannot be closed.
-    pub(crate) fn close_all(&self, shared: &Shared, attempt: u64) -> Result<(), String> {
+    pub(crate) fn close_all(&self, shared: &Shared, attempt: u64) -> Result<bool, String> {
         for exclusive in self.all() {
-            self.await_with(format!("`{}` to be closed", exclusive.name()));
-            exclusive.close(shared, attempt)?;
+            shared.awaited.set(attempt, format!("the exclusive `{}` to be closed", exclusive.name()));
+            if !exclusive.close(shared, attempt)? {
+                return Ok(false);
+            }
         }
-        self.await_nothing();
-        Ok(())
+        shared.awaited.set_nothing(attempt);
+        Ok(true)
     }
 
     /// Those that this attempt closed.
@@ -132,18 +137,5 @@ impl Exclusives {
         self.ended.store(true, Ordering::SeqCst);
         self.wake();
         self.all().iter().for_each(|exclusive| exclusive.end());
-    }
-
-    fn await_with(&self, what: String) {
-        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
-    }
-
-    pub(crate) fn await_nothing(&self) {
-        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// What is waited for at this moment.
-    pub(crate) fn awaited(&self) -> Option<String> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -3,7 +3,7 @@
 //! A writer takes its state's lock first and looks at the word under it. Whoever holds the word back and then passes
 //! through every lock once knows that no writer is inside, and that none will be until the release.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,9 +31,13 @@ pub(crate) struct Hold {
 }
 
 thread_local! {
-    /// How many closures this thread is inside of that a freeze waits for.
-    static INSIDE: Cell<u32> = const { Cell::new(0) };
+    /// The closures that this thread is inside of: of each that a freeze waits for, which hold it passed.
+    static INSIDE: RefCell<Vec<Option<Passed>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// A hold, by its place: whoever is inside keeps it there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Passed(usize);
 
 impl Hold {
     pub(crate) fn new(holding: Holding) -> Hold {
@@ -49,21 +53,29 @@ impl Hold {
         }
     }
 
-    /// What a writer under its state's lock may do. One that is inside of another `update` already goes on: the
-    /// snapshot waits for that one's lock, and it would wait for the snapshot.
+    fn passed(&self) -> Passed {
+        Passed(std::ptr::from_ref(self).addr())
+    }
+
+    /// What a caller under its lock may do. Who is inside already goes on through a freeze: the snapshot waits for its
+    /// lock, and it would wait for the snapshot. Before this process serves nobody may write, wherever they are.
     pub(crate) fn admits(&self) -> Holding {
         match self.get() {
-            Holding::Held | Holding::Frozen if INSIDE.get() > 0 => Holding::Open,
+            Holding::Frozen if self.is_passed() => Holding::Open,
             holding => holding,
         }
     }
 
-    /// What a reader of memory that is not copied may do, likewise: while it reads, nobody else may write there.
-    pub(crate) fn admits_reader(&self) -> Holding {
-        match self.get() {
-            Holding::Frozen if INSIDE.get() > 0 => Holding::Open,
-            holding => holding,
-        }
+    /// This thread is inside of a closure that a freeze of this process waits for.
+    fn is_passed(&self) -> bool {
+        // Where the thread ends, and with it what it knows of itself, it is inside of nothing.
+        INSIDE.try_with(|inside| inside.borrow().contains(&Some(self.passed()))).unwrap_or(false)
+    }
+
+    /// Whether a writer has to wait.
+    fn holds_back(&self) -> bool {
+        // Who is inside may have waited since before this process served, and wake when it is frozen already.
+        matches!(self.admits(), Holding::Held | Holding::Frozen)
     }
 
     pub(crate) fn set(&self, holding: Holding) {
@@ -71,11 +83,16 @@ impl Hold {
         self.changed.notify(usize::MAX);
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.changed.total_listeners() > 0
+    }
+
     /// Blocks while writers are held back.
     pub(crate) fn wait(&self) {
         loop {
             listener!(self.changed => changed);
-            if !matches!(self.get(), Holding::Held | Holding::Frozen) {
+            if !self.holds_back() {
                 return;
             }
             changed.wait();
@@ -86,7 +103,7 @@ impl Hold {
     pub(crate) async fn released(&self) {
         loop {
             listener!(self.changed => changed);
-            if !matches!(self.get(), Holding::Held | Holding::Frozen) {
+            if !self.holds_back() {
                 return;
             }
             changed.await;
@@ -99,18 +116,44 @@ impl Hold {
     }
 }
 
-/// This thread is inside of a closure that a freeze waits for until this is dropped.
+/// This thread is inside of a closure until this is dropped.
 pub(crate) struct Inside(());
 
 impl Inside {
-    pub(crate) fn enter() -> Inside {
-        INSIDE.set(INSIDE.get() + 1);
+    /// Of one that a freeze waits for.
+    pub(crate) fn enter(hold: &Hold) -> Inside {
+        Inside::push(Some(hold.passed()))
+    }
+
+    /// Of one that no freeze waits for.
+    pub(crate) fn enter_unawaited() -> Inside {
+        Inside::push(None)
+    }
+
+    fn push(passed: Option<Passed>) -> Inside {
+        // A destructor at the end of a thread may come too late to be known: then it waits like everybody else.
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(passed));
         Inside(())
+    }
+
+    /// Whether this thread is inside of any.
+    pub(crate) fn is_anywhere() -> bool {
+        INSIDE.try_with(|inside| !inside.borrow().is_empty()).unwrap_or(false)
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(INSIDE.get() - 1);
+        // They end in the opposite order of their beginning: each is a value on the stack around a closure.
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
+    }
+}
+
+/// Wakes whoever waits for a lock to be free, once it was left.
+pub(crate) struct Leaves<'a>(pub(crate) &'a Event);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.notify(usize::MAX);
     }
 }

@@ -7,12 +7,12 @@ mod registry;
 mod web;
 
 use std::fmt;
-use std::panic::Location;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
-use std::time::Duration;
+use std::panic::{Location, RefUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use event_listener::{Event, Listener, listener};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::handoff::calls::{Accepts, CallRefused, Calls};
 use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema};
@@ -21,7 +21,7 @@ use crate::shared::{Note, Shared};
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
 #[cfg(feature = "fuzzing")]
 pub(crate) use forward::{answers, request};
-pub(crate) use hold::{Hold, Holding, Inside};
+pub(crate) use hold::{Hold, Holding, Inside, Leaves};
 pub(crate) use registry::{Looked, States};
 
 /// State that outlives the process: at every instant one process owns it, and an upgrade hands it over.
@@ -93,9 +93,14 @@ pub enum CallError {
 
 pub(crate) struct Cell<T> {
     name: Arc<str>,
+    /// A lock whose readers can go past a writer that waits: see [`reading`](Cell::reading).
     content: RwLock<Option<T>>,
+    /// What of the content may be asked without its lock, which closures of the user's hold.
+    has_content: AtomicBool,
     /// Notified when the content has arrived.
     arrived: Event,
+    /// Notified by whoever leaves the lock that a freeze waits for.
+    left: Event,
     hold: Arc<Hold>,
     /// The process that this belongs to; none in tests and tools.
     shared: Option<Arc<Shared>>,
@@ -105,6 +110,9 @@ pub(crate) struct Cell<T> {
     /// How the old process's content becomes this one's, where their schemas differ.
     plan: Option<Plan>,
 }
+
+/// What a closure had changed when it panicked stays changed, which `update` says.
+impl<T> RefUnwindSafe for Cell<T> {}
 
 impl<T: Handoff + Send + Sync + 'static> Live<T> {
     /// State without a running flip, for tests and tools: it is never handed over.
@@ -138,32 +146,39 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     /// [`HandedOff`] once another process owns the content.
     #[track_caller]
     pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> Result<R, HandedOff> {
-        let caller = Location::caller();
+        let (cell, caller) = (&*self.cell, Location::caller());
         loop {
-            let content = self.cell.content.read().unwrap_or_else(PoisonError::into_inner);
-            let mut inside = None;
-            match self.cell.hold.admits_reader() {
-                Holding::Given => return Err(HandedOff),
-                // Under the lock, so that what is read was still the content when this was looked at.
-                Holding::Frozen if self.cell.is_given() => return Err(HandedOff),
-                Holding::Frozen if self.cell.shared_memory => {
-                    drop(content);
-                    self.cell.hold.wait();
-                    continue;
+            if cell.hold.get() == Holding::Given {
+                return Err(HandedOff);
+            }
+            let is_here = {
+                // Nobody waits for readers of what is copied.
+                let _leaves = cell.shared_memory.then(|| Leaves(&cell.left));
+                let content = cell.reading();
+                match (cell.hold.admits(), &*content) {
+                    (Holding::Given, _) => return Err(HandedOff),
+                    // Under the lock, so that what is read was still the content when this was looked at.
+                    (Holding::Frozen, _) if cell.is_given() => return Err(HandedOff),
+                    (Holding::Frozen, Some(_)) if cell.shared_memory => true,
+                    (_, Some(value)) => {
+                        let _inside =
+                            if cell.shared_memory { Inside::enter(&cell.hold) } else { Inside::enter_unawaited() };
+                        return Ok(read(value));
+                    }
+                    (_, None) => false,
                 }
-                _ if self.cell.shared_memory => inside = Some(Inside::enter()),
-                _ => {}
+            };
+            if is_here {
+                cell.hold.wait();
+            } else {
+                cell.wait_for_content(caller);
             }
-            match &*content {
-                Some(value) => return Ok(read(value)),
-                None => drop((content, inside)),
-            }
-            self.cell.wait_for_content(caller);
         }
     }
 
     /// Changes the content. The closure must not wait for anything; inside, the content of *other* states may be
-    /// changed, that of this one not.
+    /// changed, that of this one not. Where several are changed inside of each other, in one order everywhere: two
+    /// threads that begin at opposite ends wait for each other for ever.
     ///
     /// While the process is frozen, and in a new process until it serves, this waits on the calling thread.
     ///
@@ -174,23 +189,27 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     /// When the closure does; what it had changed stays changed.
     #[track_caller]
     pub fn update<R>(&self, update: impl FnOnce(&mut T) -> R) -> Result<R, HandedOff> {
-        let caller = Location::caller();
+        let (cell, caller) = (&*self.cell, Location::caller());
         loop {
-            let mut content = self.cell.content.write().unwrap_or_else(PoisonError::into_inner);
-            match (self.cell.hold.admits(), &mut *content) {
-                (Holding::Given, _) => return Err(HandedOff),
-                (Holding::Open, Some(value)) => {
-                    let _inside = Inside::enter();
-                    return Ok(update(value));
+            if cell.hold.get() == Holding::Given {
+                return Err(HandedOff);
+            }
+            let is_here = {
+                let _leaves = Leaves(&cell.left);
+                let mut content = cell.content.write();
+                match (cell.hold.admits(), &mut *content) {
+                    (Holding::Given, _) => return Err(HandedOff),
+                    (Holding::Open, Some(value)) => {
+                        let _inside = Inside::enter(&cell.hold);
+                        return Ok(update(value));
+                    }
+                    (_, content) => content.is_some(),
                 }
-                (_, None) => {
-                    drop(content);
-                    self.cell.wait_for_content(caller);
-                }
-                (Holding::Held | Holding::Frozen, Some(_)) => {
-                    drop(content);
-                    self.cell.hold.wait();
-                }
+            };
+            if is_here {
+                cell.hold.wait();
+            } else {
+                cell.wait_for_content(caller);
             }
         }
     }
@@ -256,12 +275,16 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                 Release,
                 Forward,
             }
+            if self.cell.hold.get() == Holding::Given {
+                break;
+            }
             let wait = {
-                let mut content = self.cell.content.write().unwrap_or_else(PoisonError::into_inner);
+                let _leaves = Leaves(&self.cell.left);
+                let mut content = self.cell.content.write();
                 match (self.cell.hold.admits(), &mut *content) {
                     (Holding::Given, _) => Wait::Forward,
                     (Holding::Open, Some(value)) => {
-                        let _inside = Inside::enter();
+                        let _inside = Inside::enter(&self.cell.hold);
                         return Ok(value.apply(op));
                     }
                     (_, None) => Wait::Content,
@@ -295,8 +318,10 @@ impl<T: Handoff> Cell<T> {
     fn new(name: &str, value: Option<T>, hold: Arc<Hold>, shared: Option<Arc<Shared>>) -> Cell<T> {
         Cell {
             name: name.into(),
+            has_content: AtomicBool::new(value.is_some()),
             content: RwLock::new(value),
             arrived: Event::new(),
+            left: Event::new(),
             hold,
             shared,
             calls: OnceLock::new(),
@@ -307,16 +332,26 @@ impl<T: Handoff> Cell<T> {
 }
 
 impl<T> Cell<T> {
-    /// The lock when nobody is inside.
-    fn alone(&self) -> RwLockWriteGuard<'_, Option<T>> {
-        loop {
-            // A waiting writer would hold up a read inside of a read, and wait for the outer one: nobody would go on.
-            match self.content.try_write() {
-                Ok(content) => return content,
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(100)),
-            }
+    /// The lock, for a closure that reads.
+    fn reading(&self) -> RwLockReadGuard<'_, Option<T>> {
+        // A writer that waits goes before readers that come, or it would wait for ever; but not before one whose thread is
+        // inside of something already: the writer may be waiting for just that.
+        if Inside::is_anywhere() { self.content.read_recursive() } else { self.content.read() }
+    }
+
+    /// Whether nobody is inside who is waited for, at this moment.
+    fn is_settled(&self) -> bool {
+        // Past a writer that waits: behind a reader who waits for the end of the freeze it would never have its turn.
+        let settled = if self.shared_memory {
+            self.content.try_write().is_some()
+        } else {
+            self.content.try_read_recursive().is_some()
+        };
+        if settled {
+            // The thread of another attempt may have found this one there.
+            self.left.notify(usize::MAX);
         }
+        settled
     }
 
     /// Frozen, and it is over, though nobody has told this process yet.
@@ -325,7 +360,7 @@ impl<T> Cell<T> {
     }
 
     fn has_content(&self) -> bool {
-        self.content.read().unwrap_or_else(PoisonError::into_inner).is_some() || self.hold.get() == Holding::Given
+        self.has_content.load(Ordering::Acquire) || self.hold.get() == Holding::Given
     }
 
     fn touch(&self, caller: &Location<'_>) {
@@ -359,8 +394,11 @@ pub(crate) trait State: Send + Sync {
     fn name(&self) -> &str;
     fn schema(&self) -> Arc<Schema>;
     fn has_content(&self) -> bool;
-    /// Returns when no writer that came before the hold is inside, nor a reader of memory that is not copied.
-    fn settle(&self);
+    /// Returns when no writer that came before the hold is inside, nor a reader of memory that is not copied; false where
+    /// the freeze of this attempt is not wanted any more.
+    fn settle(&self, shared: &Shared, attempt: u64) -> bool;
+    /// Whoever waits for those who are inside looks again.
+    fn wake(&self);
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String>;
     /// Lets `sink` see what is large, as far as it wants to and nobody is writing.
     fn search(&self, sink: &mut dyn crate::handoff::Sink);
@@ -387,21 +425,33 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         Cell::has_content(self)
     }
 
-    fn settle(&self) {
-        if self.shared_memory {
-            return drop(self.alone());
+    fn settle(&self, shared: &Shared, attempt: u64) -> bool {
+        loop {
+            listener!(self.left => left);
+            if !shared.freeze.is_wanted(attempt) {
+                return false;
+            }
+            if self.is_settled() {
+                return true;
+            }
+            left.wait();
         }
-        drop(self.content.read().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn wake(&self) {
+        self.left.notify(usize::MAX);
     }
 
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String> {
-        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
+        let _leaves = Leaves(&self.left);
+        let content = self.content.read_recursive();
         let value = content.as_ref().expect("an owner has its content");
         crate::handoff::save(value, sink).map_err(|error| format!("{}: {error}", self.name))
     }
 
     fn search(&self, sink: &mut dyn crate::handoff::Sink) {
-        if let Ok(content) = self.content.try_read()
+        let _leaves = Leaves(&self.left);
+        if let Some(content) = self.content.try_read_recursive()
             && let Some(value) = &*content
         {
             // It ends early, or with an error that comes again when the value is sent.
@@ -418,13 +468,14 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
             None => crate::handoff::restore(&mut restorer).and_then(|value| restorer.finish().map(|()| value)),
         };
         let value = value.map_err(|error| format!("{}: {error}", self.name))?;
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        *self.content.write() = Some(value);
+        self.has_content.store(true, Ordering::Release);
         self.arrived.notify(usize::MAX);
         Ok(())
     }
 
     fn give_up(&self) {
-        let value = self.alone().take();
+        let value = self.content.write().take();
         self.arrived.notify(usize::MAX);
         // A panic in a destructor of the user's must not reach the locks above.
         drop(value);
@@ -433,9 +484,10 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
     fn apply(&self, op: &str, bytes: &[u8]) -> Result<Vec<u8>, Option<String>> {
         let calls = self.calls.get_or_init(Calls::of);
         let answer = calls.apply(op, bytes, &mut |apply| {
-            let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+            let _leaves = Leaves(&self.left);
+            let mut content = self.content.write();
             if let Some(value) = &mut *content {
-                let _inside = Inside::enter();
+                let _inside = Inside::enter(&self.hold);
                 apply(value);
             }
         });
@@ -451,6 +503,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
 mod tests {
     use std::sync::mpsc;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use crate::Region;
@@ -485,57 +538,271 @@ mod tests {
         assert_eq!(state.read(|state| state.total), Err(HandedOff));
     }
 
-    fn open<T: Handoff + Default + Send + Sync + 'static>(hold: &Arc<Hold>) -> Live<T> {
-        Live { cell: Arc::new(Cell::new("", Some(T::default()), Arc::clone(hold), None)) }
+    /// What the thread of the freeze does first.
+    fn freeze(shared: &Shared, attempt: u64) {
+        shared.freeze.begin(attempt, None);
+        assert!(shared.freeze.hold_back(attempt, &shared.hold));
+    }
+
+    /// What the control thread does where it comes to nothing.
+    fn thaw(shared: &Shared) {
+        shared.freeze.end(&shared.hold);
+        shared.states.wake();
+    }
+
+    fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            thread::yield_now();
+        }
+    }
+
+    /// Of a thread that may hang where something is wrong.
+    fn result<R: Send + 'static>(run: impl FnOnce() -> R + Send + 'static) -> R {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || done.send(run()));
+        is_done.recv_timeout(Duration::from_secs(30)).expect("it ends")
+    }
+
+    /// Goes into a closure, and on in there when it is told to.
+    struct User<R> {
+        leave: mpsc::Sender<()>,
+        thread: thread::JoinHandle<R>,
+    }
+
+    impl<R: Send + 'static> User<R> {
+        fn enters(run: impl FnOnce(&dyn Fn()) -> R + Send + 'static) -> User<R> {
+            let (entered, has_entered) = mpsc::channel();
+            let (leave, may_leave) = mpsc::channel();
+            let thread = thread::spawn(move || {
+                run(&|| {
+                    entered.send(()).unwrap();
+                    may_leave.recv().unwrap();
+                })
+            });
+            has_entered.recv().unwrap();
+            User { leave, thread }
+        }
+
+        /// Until it has ended, or waits for the end of the hold.
+        fn goes_on(&self, shared: &Shared) {
+            self.leave.send(()).unwrap();
+            until(|| shared.hold.has_waiting() || self.thread.is_finished());
+        }
+    }
+
+    fn count(plain: &mut Plain) {
+        plain.total += 1;
+    }
+
+    fn total(state: &Live<Plain>) -> u64 {
+        state.read(|plain| plain.total).unwrap()
+    }
+
+    /// A writer that waits for whoever reads this.
+    fn queued(state: &Live<Plain>) -> thread::JoinHandle<Result<(), HandedOff>> {
+        let writes = state.clone();
+        let writer = thread::spawn(move || writes.update(count));
+        until(|| state.cell.content.try_read().is_none());
+        writer
     }
 
     #[test]
     fn freeze_waits_for_who_reads_what_is_not_copied() {
-        let hold = Arc::new(Hold::new(Holding::Open));
-        let (plain, mapped) = (open::<Plain>(&hold), open::<Mapped>(&hold));
-        let (entered, has_entered) = mpsc::channel();
-        let (leave, may_leave) = mpsc::channel();
-        let reader = {
-            let (plain, mapped) = (plain.clone(), mapped.clone());
-            thread::spawn(move || {
-                mapped.read(|_| {
-                    entered.send(()).unwrap();
-                    may_leave.recv().unwrap();
-                    // Whoever is inside goes on: the freeze waits for it.
-                    plain.update(|plain| plain.total += 1).unwrap();
-                    mapped.read(|mapped| mapped.parts.len()).unwrap()
-                })
+        let shared = Shared::new(true).unwrap();
+        let plain = Live::declare("plain", Plain::default(), &shared);
+        let mapped = Live::declare("mapped", Mapped::default(), &shared);
+        let (writes, reads) = (plain.clone(), mapped.clone());
+        let reader = User::enters(move |inside| {
+            reads.read(|_| {
+                inside();
+                // Whoever is inside goes on: the freeze waits for it.
+                writes.update(count).unwrap();
+                reads.read(|mapped| mapped.parts.len()).unwrap()
             })
-        };
-        has_entered.recv().unwrap();
-        hold.set(Holding::Frozen);
-        let (settled, has_settled) = mpsc::channel();
-        let freeze = {
-            let states: [Arc<dyn State>; 2] = [plain.cell.clone(), mapped.cell.clone()];
-            thread::spawn(move || {
-                states.iter().for_each(|state| state.settle());
-                settled.send(()).unwrap();
-            })
-        };
-        assert!(has_settled.try_recv().is_err(), "somebody is reading");
-        leave.send(()).unwrap();
-        has_settled.recv().unwrap();
-        assert_eq!(reader.join().unwrap(), Ok(0));
-        freeze.join().unwrap();
+        });
+        freeze(&shared, 1);
+        assert!(plain.cell.is_settled());
+        assert!(!mapped.cell.is_settled(), "somebody is reading");
+        let freezes = Arc::clone(&shared);
+        let freezer = thread::spawn(move || freezes.states.settle(&freezes, 1));
+        until(|| mapped.cell.left.total_listeners() > 0);
+        reader.leave.send(()).unwrap();
+        assert!(freezer.join().unwrap());
+        assert_eq!(reader.thread.join().unwrap(), Ok(0));
 
         // What is copied may be read all the time, what is not only when nobody else may write it.
-        assert_eq!(plain.read(|plain| plain.total), Ok(1));
-        let late = {
-            let mapped = mapped.clone();
-            thread::spawn(move || mapped.read(|mapped| mapped.parts.len()))
-        };
-        hold.set(Holding::Given);
+        assert_eq!(total(&plain), 1);
+        let late = thread::spawn(move || mapped.read(|mapped| mapped.parts.len()));
+        until(|| shared.hold.has_waiting() || late.is_finished());
+        shared.hold.set(Holding::Given);
         assert_eq!(late.join().unwrap(), Err(HandedOff));
     }
 
     #[test]
+    fn freeze_that_is_taken_back_waits_for_nobody_and_has_said_for_whom() {
+        let shared = Shared::new(true).unwrap();
+        let plain = Live::declare("plain", Plain::default(), &shared);
+        let mapped = Live::declare("mapped", Mapped::default(), &shared);
+        let writes = plain.clone();
+        let writer = User::enters(move |inside| writes.update(|_| inside()));
+        let reader = User::enters(move |inside| mapped.read(|_| inside()));
+        for (attempt, name, user) in [(1, "plain", writer), (2, "mapped", reader)] {
+            shared.awaited.begin(attempt);
+            freeze(&shared, attempt);
+            let freezes = Arc::clone(&shared);
+            let freezer = thread::spawn(move || freezes.states.settle(&freezes, attempt));
+            let state = shared.states.find(name).unwrap();
+            until(|| shared.awaited.get().is_some_and(|what| what.contains(name)));
+            thaw(&shared);
+            // The user is still inside.
+            assert!(!freezer.join().unwrap());
+            user.leave.send(()).unwrap();
+            user.thread.join().unwrap().unwrap();
+            assert!(state.has_content());
+        }
+    }
+
+    #[test]
     fn new_process_reads_what_it_has_before_it_serves() {
-        let hold = Arc::new(Hold::new(Holding::Held));
-        assert_eq!(open::<Mapped>(&hold).read(|mapped| mapped.parts.len()), Ok(0));
+        let shared = Shared::new(false).unwrap();
+        let mapped = Live::declare("mapped", Mapped::default(), &shared);
+        assert_eq!(mapped.read(|mapped| mapped.parts.len()), Ok(0));
+    }
+
+    #[test]
+    fn new_process_does_not_write_before_it_serves_wherever_it_reads() {
+        let shared = Shared::new(false).unwrap();
+        let plain = Live::declare("plain", Plain::default(), &shared);
+        let mapped = Live::declare("mapped", Mapped::default(), &shared);
+        let writes = plain.clone();
+        let reader = User::enters(move |inside| {
+            mapped.read(|_| {
+                inside();
+                writes.update(count)
+            })
+        });
+        reader.goes_on(&shared);
+        assert_eq!(total(&plain), 0);
+        // It serves and is frozen again before this thread has woken: the freeze waits for it.
+        freeze(&shared, 1);
+        assert!(result(move || shared.states.settle(&shared, 1)));
+        assert_eq!(reader.thread.join().unwrap(), Ok(Ok(())));
+        assert_eq!(plain.cell.content.read().as_ref().unwrap().total, 1);
+    }
+
+    #[test]
+    fn reader_that_waits_for_the_end_of_a_freeze_does_not_hold_it_up() {
+        let shared = Shared::new(true).unwrap();
+        let first = Live::declare("first", Plain::default(), &shared);
+        let second = Live::declare("second", Plain::default(), &shared);
+        let (reads, writes) = (first.clone(), second.clone());
+        let reader = User::enters(move |inside| {
+            reads.read(|_| {
+                inside();
+                writes.update(count)
+            })
+        });
+        let writer = queued(&first);
+        freeze(&shared, 1);
+        reader.goes_on(&shared);
+        assert!(!reader.thread.is_finished());
+        let (freezes, cell) = (Arc::clone(&shared), Arc::clone(&first.cell));
+        assert!(result(move || freezes.states.settle(&freezes, 1)));
+        struct Nowhere;
+        impl crate::handoff::Sink for Nowhere {
+            fn send(&mut self, _: &[u8], _: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!(result(move || cell.save(&mut Nowhere)), Ok(()));
+        thaw(&shared);
+        assert_eq!(reader.thread.join().unwrap(), Ok(Ok(())));
+        assert_eq!(writer.join().unwrap(), Ok(()));
+        assert_eq!((total(&first), total(&second)), (1, 1));
+    }
+
+    #[test]
+    fn read_inside_of_a_read_does_not_wait_for_who_waits_for_it() {
+        let state = Live::new(Plain::default());
+        let reads = state.clone();
+        let reader = User::enters(move |inside| {
+            reads.read(|_| {
+                inside();
+                total(&reads)
+            })
+        });
+        let writer = queued(&state);
+        reader.leave.send(()).unwrap();
+        assert_eq!(result(|| reader.thread.join().unwrap()), Ok(0));
+        assert_eq!(writer.join().unwrap(), Ok(()));
+        assert_eq!(total(&state), 1);
+    }
+
+    #[test]
+    fn closure_of_another_process_does_not_go_through_a_freeze() {
+        let shared = Shared::new(true).unwrap();
+        let state = Live::declare("state", Plain::default(), &shared);
+        let (detached, writes) = (Live::new(Plain::default()), state.clone());
+        let user = User::enters(move |inside| {
+            detached.update(|_| {
+                inside();
+                writes.update(count)
+            })
+        });
+        freeze(&shared, 1);
+        assert!(shared.states.settle(&shared, 1));
+        user.goes_on(&shared);
+        assert_eq!(total(&state), 0);
+        thaw(&shared);
+        assert_eq!(user.thread.join().unwrap(), Ok(Ok(())));
+        assert_eq!(total(&state), 1);
+    }
+
+    #[test]
+    fn offer_is_withdrawn_whoever_uses_a_state() {
+        let shared = Shared::new(false).unwrap();
+        let state = Live::declare("state", Plain::default(), &shared);
+        let reads = state.clone();
+        let reader = User::enters(move |inside| reads.read(|_| inside()));
+        let writer = queued(&state);
+        let control = Arc::clone(&shared);
+        assert!(result(move || control.states.withdraw_offer()));
+        reader.leave.send(()).unwrap();
+        assert_eq!(reader.thread.join().unwrap(), Ok(()));
+        shared.hold.set(Holding::Open);
+        assert_eq!(writer.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn handoff_is_said_to_others_while_somebody_still_reads() {
+        let shared = Shared::new(true).unwrap();
+        let state = Live::declare("state", Plain::default(), &shared);
+        let reads = state.clone();
+        let reader = User::enters(move |inside| reads.read(|_| inside()));
+        freeze(&shared, 1);
+        shared.freeze.give(&shared.hold);
+        let cell = Arc::clone(&state.cell);
+        let drops = thread::spawn(move || cell.give_up());
+        until(|| state.cell.content.try_read().is_none());
+        let late = state.clone();
+        assert_eq!(result(move || (late.read(|_| ()), late.update(count))), (Err(HandedOff), Err(HandedOff)));
+        reader.leave.send(()).unwrap();
+        assert_eq!(reader.thread.join().unwrap(), Ok(()));
+        drops.join().unwrap();
+    }
+
+    #[test]
+    fn panic_in_a_closure_ends_nothing_else() {
+        let state = Live::new(Plain::default());
+        let writes = state.clone();
+        let panicked = std::panic::catch_unwind(move || {
+            writes.update(|plain| {
+                count(plain);
+                panic!("on purpose")
+            })
+        });
+        assert!(panicked.is_err());
+        assert!(!Inside::is_anywhere());
+        assert_eq!(total(&state), 1);
     }
 }

@@ -7,6 +7,7 @@ use event_listener::{Event, Listener, listener};
 
 use super::State;
 use crate::handoff::Schema;
+use crate::shared::Shared;
 
 #[derive(Default)]
 pub(crate) struct States {
@@ -87,6 +88,24 @@ impl States {
 
     pub(crate) fn all(&self) -> Vec<Arc<dyn State>> {
         self.inner().declared.clone()
+    }
+
+    /// Waits until nobody who came before the hold is inside of any of them; false where the freeze is not wanted any more.
+    pub(crate) fn settle(&self, shared: &Shared, attempt: u64) -> bool {
+        for state in self.all() {
+            let used = format!("the state `{}` not to be used any more, by a closure of this process", state.name());
+            shared.awaited.set(attempt, used);
+            if !state.settle(shared, attempt) {
+                return false;
+            }
+        }
+        shared.awaited.set_nothing(attempt);
+        true
+    }
+
+    /// Whoever waits for those who are inside looks again.
+    pub(crate) fn wake(&self) {
+        self.all().iter().for_each(|state| state.wake());
     }
 
     pub(crate) fn schemas(&self) -> Vec<(String, Arc<Schema>)> {
