@@ -329,29 +329,36 @@ fn hear_panics(shared: &Arc<Shared>, channel: Option<&std::os::fd::OwnedFd>) {
 
 /// One readable message and status 1, whatever `main` returns.
 fn refuse(error: &Error) -> ! {
+    print(error);
+    end(1)
+}
+
+fn print(error: &Error) {
     log::print(format_args!("error: {}", chain(error)));
     if log::is_heard() {
         tracing::error!(target: "flip", "{}", chain(error));
     }
-    end(1)
 }
 
-/// A parameter could not be provided: the control thread tells whoever has to know.
+/// A parameter could not be provided: the control thread tells whoever has to know. All is said before anything is closed,
+/// which may have to wait for whoever uses it.
 fn refuse_parameter(shared: &Shared, error: &Error) -> ! {
-    shared.exclusives.end();
     if shared.phase.get() == Phase::Starting {
         log::print(format_args!("error: {}", chain(error)));
         // The control thread sends these words to the old process, and ends this one.
         shared.notes.send(Note::MainEnded(Some(chain(error))));
+        shared.exclusives.end_soon();
         shared.notes.send(Note::Drained);
         shared.phase.wait(|phase| phase == Phase::Over);
         end(1)
     }
+    print(error);
     if let Some(listeners) = shared.listeners.get() {
         listeners.close();
         listeners.unlink_owned();
     }
-    refuse(error)
+    shared.exclusives.end_soon();
+    end(1)
 }
 
 #[cfg(feature = "tokio")]

@@ -161,6 +161,24 @@ fn first_process_that_cannot_open_it_says_so() {
 }
 
 #[test]
+fn process_that_fails_while_it_is_used_says_why() {
+    let why = "the parameter `_inside` cannot be made: it fails while the store is used";
+    let start = Start::new(env!("CARGO_BIN_EXE_numbers"));
+    fs::write(start.dir().join("fails-inside"), "").unwrap();
+    let service = start.spawn();
+    service.line(&format!("error: {why}"));
+    assert_eq!(service.exit(service.owner()), Exit::Status(1));
+    drop(service);
+
+    let (mut service, address) = self::start();
+    fs::write(service.dir().join("fails-inside"), "").unwrap();
+    let report = service.upgrade().unwrap_err();
+    assert!(report.contains(why), "{report}");
+    assert_eq!(write(address, 1), service.owner().pid.to_string());
+    service.stop();
+}
+
+#[test]
 fn old_process_that_cannot_close_it_is_rolled_back() {
     let (mut service, address) = start();
     assert_eq!(write(address, 1), service.owner().pid.to_string());

@@ -10,6 +10,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::time::Instant;
 
 use event_listener::{Event, Listener, listener};
 
@@ -380,7 +381,8 @@ impl<T> Cell<T> {
     fn put(&self, opener: &mut Opener<T>, value: T) {
         let late = {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-            let late = self.has_ended();
+            // Where another one could not be opened meanwhile, this process gives back what it has.
+            let late = self.has_ended() || self.shared.as_ref().is_some_and(|shared| !shared.exclusives.are_free());
             if late {
                 Some(value)
             } else {
@@ -473,8 +475,8 @@ pub(crate) trait Resource: Send + Sync {
     fn lose(&self, attempt: u64, why: &str);
     /// Whoever waits looks again.
     fn wake(&self);
-    /// Closes it for good when nobody uses it any more; after the cut, nobody is waited for.
-    fn end(&self);
+    /// Closes it when nobody uses it any more; after the cut, or this moment, nobody is waited for.
+    fn end(&self, latest: Option<Instant>);
 }
 
 impl<T: Send + 'static> Resource for Cell<T> {
@@ -570,7 +572,7 @@ impl<T: Send + 'static> Resource for Cell<T> {
         Cell::wake(self);
     }
 
-    fn end(&self) {
+    fn end(&self, latest: Option<Instant>) {
         loop {
             listener!(self.left => left);
             match self.alone(|held| match std::mem::replace(held, Held::Closed) {
@@ -583,7 +585,14 @@ impl<T: Send + 'static> Resource for Cell<T> {
                 Some(Some(value)) => return self.close_at_the_end(&mut self.opener(), value),
                 Some(None) => return,
                 None if self.shared.as_ref().is_some_and(|shared| shared.phase.get() >= Phase::Cut) => return,
-                None => left.wait(),
+                None => match latest {
+                    Some(latest) => {
+                        if left.wait_deadline(latest).is_none() {
+                            return say!(warn, "the exclusive `{}` is still used, and is not closed", self.name);
+                        }
+                    }
+                    None => left.wait(),
+                },
             }
         }
     }

@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Resource;
 use crate::shared::{Note, Shared};
 
 /// What the start of a process is called where attempts to upgrade are numbered.
 const STARTS: u64 = 0;
+/// How long those are waited for who use what a process closes that has failed.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Exclusives {
     inner: Mutex<Inner>,
@@ -65,12 +68,13 @@ impl Exclusives {
             inner.free = true;
             std::mem::take(&mut inner.waiting)
         };
-        for (at, exclusive) in waiting.iter().enumerate() {
+        for exclusive in &waiting {
             shared.awaited.set(STARTS, format!("`{}` to be opened", exclusive.name()));
             shared.notes.send(Note::Opens);
             if let Err(why) = exclusive.open() {
-                self.inner().waiting.extend(waiting[at..].iter().cloned());
-                return Err(format!("the exclusive `{}` cannot be opened: {why}", exclusive.name()));
+                let why = format!("the exclusive `{}` cannot be opened: {why}", exclusive.name());
+                self.give_back(shared, &why);
+                return Err(why);
             }
         }
         shared.awaited.set_nothing(STARTS);
@@ -78,6 +82,27 @@ impl Exclusives {
             shared.notes.send(Note::Opens);
         }
         Ok(())
+    }
+
+    /// This process will have none of them: closes what is open, for whoever opens it next.
+    fn give_back(&self, shared: &Shared, why: &str) {
+        let declared = {
+            let mut inner = self.inner();
+            inner.free = false;
+            inner.waiting = inner.declared.clone();
+            inner.declared.clone()
+        };
+        // Who is inside may be waiting for just what is not going to come.
+        let latest = Instant::now() + PATIENCE;
+        for exclusive in declared {
+            shared.awaited.set(STARTS, format!("`{}` to be closed again, because {why}", exclusive.name()));
+            shared.notes.send(Note::Opens);
+            exclusive.end(Some(latest));
+        }
+    }
+
+    pub(super) fn are_free(&self) -> bool {
+        self.inner().free
     }
 
     /// The old process is dead, and held nothing any more. False where something waits to be opened already.
@@ -134,8 +159,17 @@ impl Exclusives {
 
     /// The process ends: closes what is open, on the thread of whoever calls.
     pub(crate) fn end(&self) {
+        self.end_until(None);
+    }
+
+    /// [`end`](Self::end) where nothing else would end the wait for those who use one.
+    pub(crate) fn end_soon(&self) {
+        self.end_until(Some(Instant::now() + PATIENCE));
+    }
+
+    fn end_until(&self, latest: Option<Instant>) {
         self.ended.store(true, Ordering::SeqCst);
         self.wake();
-        self.all().iter().for_each(|exclusive| exclusive.end());
+        self.all().iter().for_each(|exclusive| exclusive.end(latest));
     }
 }

@@ -1,3 +1,4 @@
+use std::os::fd::AsFd;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -51,8 +52,40 @@ fn freeze(shared: &Shared, attempt: u64) -> Result<bool, String> {
     shared.freeze.begin(attempt, None);
     assert!(shared.freeze.hold_back(attempt, &shared.hold));
     let settled = shared.exclusives.settle(shared, attempt);
-    shared.exclusives.close_all(shared, attempt)?;
+    assert_eq!(shared.exclusives.close_all(shared, attempt)?, settled);
     Ok(settled)
+}
+
+/// The thread of a freeze closes the first of two, and has not closed the second: what the control thread does is in between.
+/// Gives what has gone to the new process.
+fn frozen_halfway(shared: &Arc<Shared>, meanwhile: impl FnOnce()) -> Vec<u8> {
+    use std::io::Read;
+    let (closes, goes_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (closing, going_on) = (Arc::clone(&closes), Arc::clone(&goes_on));
+    let first = Opener::new(|| Ok::<_, BoxError>(0)).close(move |_| {
+        closing.wait();
+        going_on.wait();
+        Ok::<_, BoxError>(())
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _first = runtime.block_on(Exclusive::declare("first", first, shared)).unwrap();
+    let _second = declare(shared, "second", &Arc::default()).unwrap();
+    let (ours, theirs) = crate::sys::fd::stream_pair().unwrap();
+    shared.freeze.begin(1, None);
+    std::thread::scope(|scope| {
+        let freezer = scope.spawn(move || {
+            let sent = crate::control::freeze_and_send(shared, 1, ours.as_fd(), vec![], std::time::Duration::ZERO);
+            drop(ours);
+            sent
+        });
+        closes.wait();
+        meanwhile();
+        goes_on.wait();
+        freezer.join().unwrap().unwrap();
+    });
+    let mut sent = Vec::new();
+    std::fs::File::from(theirs).read_to_end(&mut sent).unwrap();
+    sent
 }
 
 /// What the control thread does.
@@ -132,6 +165,32 @@ fn freeze_that_is_taken_back_closes_nothing() {
     });
     assert!(shared.exclusives.closed_by(1).is_empty());
     assert_eq!((counts.get(), exclusive.with(|n| *n)), ((1, 0), Ok(1)));
+}
+
+/// The new process would open what this one holds.
+#[test]
+fn content_is_not_whole_where_one_stays_open() {
+    let is_whole = |sent: Vec<u8>| sent.windows(11).any(|bytes| bytes == b"flip: whole");
+    let shared = Shared::new(true).unwrap();
+    assert!(is_whole(frozen_halfway(&shared, || ())));
+    let shared = Shared::new(true).unwrap();
+    assert!(!is_whole(frozen_halfway(&shared, || thaw(&shared))));
+    let closed = shared.exclusives.closed_by(1);
+    assert_eq!(closed.iter().map(|exclusive| exclusive.name()).collect::<Vec<_>>(), ["first"]);
+}
+
+#[test]
+fn thread_of_an_earlier_attempt_does_not_speak_for_a_later_one() {
+    let (shared, _exclusive, counts) = owner();
+    counts.broken(true);
+    shared.awaited.begin(1);
+    freeze(&shared, 1).unwrap_err();
+    assert_eq!(shared.awaited.get().as_deref(), Some("the exclusive `store` to be closed"));
+    thaw(&shared);
+    shared.awaited.begin(2);
+    shared.freeze.begin(2, None);
+    assert!(!shared.exclusives.settle(&shared, 1));
+    assert_eq!(shared.awaited.get(), None);
 }
 
 #[test]
@@ -224,6 +283,48 @@ fn failure_to_open_is_named_and_leaves_it_waiting() {
     assert!(!shared.exclusives.free());
     let shared = Shared::new(true).unwrap();
     assert_eq!(declare(&shared, "store", &counts).unwrap_err().to_string(), "it is broken");
+}
+
+/// Whoever goes on with the first is the old process, and it may be of the kind that must have been closed.
+#[test]
+fn what_was_opened_is_closed_again_where_another_cannot_be() {
+    let (shared, first, second) = (Shared::new(false).unwrap(), Arc::default(), Arc::new(Counts::default()));
+    let exclusive = declare(&shared, "first", &first).unwrap();
+    declare(&shared, "second", &second).unwrap();
+    second.broken(true);
+    let error = shared.exclusives.open_all(&shared).unwrap_err();
+    assert_eq!(error, "the exclusive `second` cannot be opened: it is broken");
+    assert_eq!((first.get(), second.get()), ((1, 1), (0, 0)));
+    assert!(!shared.exclusives.free());
+    // What was being opened meanwhile is closed, too.
+    exclusive.cell.put(&mut exclusive.cell.opener(), 2);
+    assert_eq!(first.get(), (1, 2));
+}
+
+#[test]
+fn failure_is_told_though_one_is_still_used() {
+    let (shared, counts) = (Shared::new(false).unwrap(), Arc::new(Counts::default()));
+    let exclusive = declare(&shared, "first", &counts).unwrap();
+    let (inside, leave) = (Arc::new(Barrier::new(2)), Barrier::new(2));
+    let entered = Arc::clone(&inside);
+    // It fails when somebody is inside of the first.
+    let second = Opener::<()>::new(move || {
+        entered.wait();
+        Err("it is broken")
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _second = runtime.block_on(Exclusive::declare("second", second, &shared)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            exclusive.with(|_| {
+                inside.wait();
+                leave.wait();
+            })
+        });
+        shared.exclusives.open_all(&shared).unwrap_err();
+        leave.wait();
+    });
+    assert_eq!(counts.get(), (1, 0));
 }
 
 #[test]

@@ -120,10 +120,29 @@ fn app(store: &Exclusive<Database>, writes: &Live<Writes>) -> Router {
         .route("/pid", get(async || std::process::id().to_string()))
 }
 
+/// Where the test has put a file `fails-inside`, a parameter that fails while a thread uses the store, and goes on to.
+fn fail_inside(store: &Exclusive<Database>) -> Result<(), BoxError> {
+    if !File::new("fails-inside").exists() {
+        return Ok(());
+    }
+    let (store, (inside, is_inside)) = (store.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        store.with(|_| {
+            inside.send(()).expect("it is waited for");
+            loop {
+                std::thread::park();
+            }
+        })
+    });
+    is_inside.recv()?;
+    Err("it fails while the store is used".into())
+}
+
 #[flip::main]
 async fn main(
     #[listen("127.0.0.1:0")] http: TcpListener,
     #[exclusive(open = open, close = close)] store: Exclusive<Database>,
+    #[with(fail_inside(&store)?)] _inside: (),
     writes: Live<Writes>,
 ) -> Result<(), BoxError> {
     say(&format!("listens at {}", http.local_addr()?));
