@@ -138,7 +138,8 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
         Live { cell }
     }
 
-    /// Reads the content. The closure must not wait for anything: writers wait for it.
+    /// Reads the content. The closure must not wait for anything: writers wait for it. Inside, this and other states may be
+    /// read; an [`update`](Live::update) there may have to wait for the end of a freeze, and keeps writers waiting as long.
     ///
     /// In a new process the first touch waits until the content has arrived, on this thread.
     ///
@@ -686,7 +687,7 @@ mod tests {
         // It serves and is frozen again before this thread has woken: the freeze waits for it.
         freeze(&shared, 1);
         assert!(result(move || shared.states.settle(&shared, 1)));
-        assert_eq!(reader.thread.join().unwrap(), Ok(Ok(())));
+        assert_eq!(result(|| reader.thread.join().unwrap()), Ok(Ok(())));
         assert_eq!(plain.cell.content.read().as_ref().unwrap().total, 1);
     }
 
