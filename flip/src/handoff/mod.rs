@@ -5,6 +5,30 @@
 //! that the new process compares with its own first; where they differ, the bytes are rewritten on their way in, field
 //! by field. What only serde can write goes with the names of its fields.
 
+/// An enum of what has no parts: a code, a name, and what a message calls it. The code stands for it on the wire and is never
+/// given to another.
+macro_rules! leaves {
+    ($vis:vis $name:ident { $($code:literal $leaf:ident $text:literal)* }) => {
+        /// What has no parts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name { $($leaf),* }
+
+        impl $name {
+            fn code(self) -> u8 {
+                match self { $(Self::$leaf => $code),* }
+            }
+
+            fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$leaf),)* _ => None }
+            }
+
+            pub(super) fn text(self) -> &'static str {
+                match self { $(Self::$leaf => $text),* }
+            }
+        }
+    };
+}
+
 mod block;
 pub(crate) mod calls;
 pub(crate) mod codec;

@@ -83,30 +83,7 @@ impl fmt::Debug for Described {
     }
 }
 
-macro_rules! leaves {
-    ($($code:literal $leaf:ident $text:literal)*) => {
-        /// What has no parts.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Leaf { $($leaf),* }
-
-        impl Leaf {
-            /// What stands for it on the wire; never given to another.
-            fn code(self) -> u8 {
-                match self { $(Self::$leaf => $code),* }
-            }
-
-            fn from_code(code: u8) -> Option<Self> {
-                match code { $($code => Some(Self::$leaf),)* _ => None }
-            }
-
-            pub(super) fn text(self) -> &'static str {
-                match self { $(Self::$leaf => $text),* }
-            }
-        }
-    };
-}
-
-leaves! {
+leaves! { pub(super) Leaf {
     16 Bool "bool"
     17 Char "char"
     18 U8 "u8"
@@ -143,7 +120,7 @@ leaves! {
     49 UnixListener "UnixListener"
     50 UnixDatagram "UnixDatagram"
     51 Region "Region"
-}
+} }
 
 impl Leaf {
     pub(super) fn is_integer(self) -> bool {

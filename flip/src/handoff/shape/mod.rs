@@ -98,30 +98,7 @@ enum Content {
     Struct(Fields),
 }
 
-macro_rules! leaves {
-    ($($code:literal $leaf:ident $text:literal)*) => {
-        /// What has no parts.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum LeafKind { $($leaf),* }
-
-        impl LeafKind {
-            /// What stands for it on the wire; never given to another.
-            fn code(self) -> u8 {
-                match self { $(Self::$leaf => $code),* }
-            }
-
-            fn from_code(code: u8) -> Option<Self> {
-                match code { $($code => Some(Self::$leaf),)* _ => None }
-            }
-
-            fn text(self) -> &'static str {
-                match self { $(Self::$leaf => $text),* }
-            }
-        }
-    };
-}
-
-leaves! {
+leaves! { pub(crate) LeafKind {
     16 Bool "bool"
     17 Char "char"
     18 U8 "u8"
@@ -138,7 +115,7 @@ leaves! {
     29 F64 "f64"
     30 Str "a string"
     31 Bytes "bytes"
-}
+} }
 
 impl Shapes {
     /// The shape of `T`, as far as it shows.
