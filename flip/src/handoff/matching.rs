@@ -18,6 +18,10 @@ const DEPTH: usize = 128;
 /// How many types that can be read in two ways may be tried within each other.
 const TRIES: usize = 32;
 
+/// How many ways are tried in all. Types that lie in each other in every combination are decided again and again, since
+/// each depends on those around it; made-up ones would never come to an end.
+const ATTEMPTS: usize = 16 * 1024;
+
 /// How many variants of an enum are named where none is known here.
 const VARIANTS: usize = 8;
 
@@ -194,6 +198,7 @@ struct Routes {
     provisional: Vec<(Question, usize)>,
     /// For two structs, whether the question arises at all.
     shared: HashMap<(usize, usize), bool>,
+    attempts: usize,
     /// Too many lay within each other.
     given_up: Option<Mismatch>,
 }
@@ -623,8 +628,10 @@ impl<'s> Matcher<'s> {
         if let Some(given_up) = &self.routes.borrow().given_up {
             return Err(given_up.clone());
         }
-        if self.tries >= TRIES {
-            let remedy = format!("more than {TRIES} types that can be read in two ways lie within each other");
+        let attempts = self.routes.borrow().attempts + 1;
+        self.routes.borrow_mut().attempts = attempts;
+        if self.tries >= TRIES || attempts > ATTEMPTS {
+            let remedy = "more types that can be read in two ways lie within each other than flip follows".to_owned();
             let (our, their) = (self.ours.describe(ours), self.theirs.describe(theirs));
             let mismatch = self.mismatch(&Place::default(), our, their, remedy);
             // Otherwise the same would be found out in each of the ways that led here.

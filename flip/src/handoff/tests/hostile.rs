@@ -287,6 +287,46 @@ fn a_schema_that_is_a_long_chain_does_not_overflow() {
     assert!(Schema::decode(&[0, 1, 1].into_iter().chain([1; 100_000]).collect::<Vec<_>>()).is_err());
 }
 
+/// A type that knows an older one, and is in itself several times, against made-up ones that lie in each other every way.
+#[test]
+fn ways_to_read_are_not_tried_without_end() {
+    use super::super::schema::{Field, Leaf, Named, Node, Shape};
+    #[derive(Handoff)]
+    #[handoff(from = "Old", migrate = |old: Old| Deep { a: old.a, b: old.b, c: old.c, x: old.x.to_string() })]
+    struct Deep {
+        a: Option<Box<Deep>>,
+        b: Option<Box<Deep>>,
+        c: Option<Box<Deep>>,
+        x: String,
+    }
+    #[derive(Handoff)]
+    struct Old {
+        a: Option<Box<Deep>>,
+        b: Option<Box<Deep>>,
+        c: Option<Box<Deep>>,
+        x: u64,
+    }
+    for count in [1usize, 4, 16, 30, 31, 100] {
+        let field = |name: &str, node| Field { name: name.into(), aliases: vec![], default: false, from: None, node };
+        let next = |place: usize| Node::Option(Box::new(Node::Named(place % count)));
+        let named = (0..count).map(|place| {
+            let fields = vec![
+                field("a", next(place + 1)),
+                field("b", next(place + 2)),
+                field("c", next(place + count - 1)),
+                field("x", Node::Leaf(Leaf::U64)),
+            ];
+            Named { name: "Made".into(), shape: Shape::Struct(fields), from: None }
+        });
+        let theirs = Schema { root: Node::Named(0), named: named.collect() };
+        let plan = Schema::of::<Deep>().plan(&theirs);
+        assert!(plan.is_ok() || count > 16, "{count}: {}", plan.unwrap_err());
+        if let Err(mismatch) = plan {
+            assert!(mismatch.to_string().ends_with("than flip follows"), "{mismatch}");
+        }
+    }
+}
+
 #[test]
 fn what_takes_no_bytes_cannot_be_doubled_without_end() {
     use super::super::schema::{Field, Named, Node, Shape};
