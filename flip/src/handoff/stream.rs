@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{live::Hold, sys::text::Text};
 
-/// The most bytes that are gathered before they are sent.
+/// The most bytes that one call of [`Sink::send`] is given: what a processor's cache holds while they go through it.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// The most descriptors that one call of [`Sink::send`] is given: the kernel's limit for one message, unix(7).
@@ -47,7 +47,7 @@ const DIRECT: usize = 64 * 1024;
 
 /// Where a [`Saver`] sends to.
 pub(crate) trait Sink {
-    /// Sends all of `bytes` (at least one, at most [`BULK`]) together with `fds` (at most [`DESCRIPTORS`]).
+    /// Sends all of `bytes` (at least one, at most [`CHUNK`]) together with `fds` (at most [`DESCRIPTORS`]).
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()>;
 
     /// Whether only the sizes of what is large are wanted.
@@ -172,9 +172,14 @@ impl<'a> Saver<'a> {
 
     /// Counts `count` elements if they took no bytes since `before`, of which the other side takes only so many. Those of
     /// one type all take some, or none of them does.
-    #[inline]
+    #[inline(always)]
     pub(super) fn elements_since(&mut self, before: u64, count: usize) -> Result<(), SaveError> {
-        if self.written() == before && !self.is_search() {
+        if self.written() == before && count > 0 { self.empty_elements_since(before, count) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn empty_elements_since(&mut self, before: u64, count: usize) -> Result<(), SaveError> {
+        if !self.is_search() {
             self.empty_elements += count as u64;
             if self.empty_elements > EMPTY_ELEMENTS + before {
                 return Err(SaveError::new(TOO_MANY_EMPTY));
@@ -223,10 +228,10 @@ impl<'a> Saver<'a> {
             return Ok(());
         }
         self.flush()?;
-        let (whole, tail) = rest.split_at(rest.len() - rest.len() % CHUNK);
-        self.buffer.extend_from_slice(tail);
+        let chunks = rest.chunks_exact(CHUNK);
+        self.buffer.extend_from_slice(chunks.remainder());
         if let Some(sink) = &mut self.sink {
-            for chunk in whole.chunks(BULK) {
+            for chunk in chunks {
                 sink.send(chunk, &[]).map_err(|error| SaveError::io("sending to the new process failed", error))?;
                 self.passed += chunk.len() as u64;
             }

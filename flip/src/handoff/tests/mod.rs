@@ -39,7 +39,7 @@ impl Kept {
 
 impl Sink for Kept {
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        assert!(!bytes.is_empty() && bytes.len() <= BULK, "a chunk of {} bytes", bytes.len());
+        assert!(!bytes.is_empty() && bytes.len() <= CHUNK, "a chunk of {} bytes", bytes.len());
         assert!(fds.len() <= DESCRIPTORS, "{} descriptors at once", fds.len());
         let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
         self.chunks.push_back((bytes.to_vec(), fds));
