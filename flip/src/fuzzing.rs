@@ -532,7 +532,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         kept: true,
         unread: b"GET / HTTP/1.1\r\n".to_vec(),
     });
-    let hello = Message::Hello(crate::protocol::Hello { oldest: 1, newest: 1, flip: "0.1.0".into() });
+    let hello = Message::Hello(crate::protocol::Hello::own());
     let header = crate::control::header(&["same", "gone", "older"]);
     let mut seeds = vec![
         ("schema", Schema::of::<Rich>().encode()),

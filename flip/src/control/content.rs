@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::handoff::{BULK, Sink, Source, codec};
 use crate::live::{Hold, Looked};
 use crate::shared::{Note, Shared};
-use crate::sys::{fd, map};
+use crate::sys::fd;
 
 const TRAILER: &[u8] = b"flip: whole";
 /// The most bytes in one frame.
@@ -326,12 +326,7 @@ fn touch(room: &mut [Vec<u8>]) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(TOUCHING);
     std::thread::scope(|scope| {
         for some in room.chunks_mut(room.len().div_ceil(threads).max(1)) {
-            let touch = move || {
-                for bytes in some {
-                    map::wants_large_pages(bytes.spare_capacity_mut());
-                    bytes.resize(bytes.capacity(), 0);
-                }
-            };
+            let touch = move || some.iter_mut().for_each(|bytes| bytes.resize(bytes.capacity(), 0));
             // Where no thread can be had it is done when the content comes.
             let _ = std::thread::Builder::new().name("flip-touch".into()).spawn_scoped(scope, touch);
         }

@@ -1,7 +1,6 @@
 //! Memory that one process leaves to the next: a memfd that both map, one after the other.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -9,7 +8,7 @@ use std::slice;
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::MFdFlags;
-use nix::sys::mman::{MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mprotect, mremap, munmap};
+use nix::sys::mman::{MRemapFlags, MapFlags, ProtFlags, mmap, mprotect, mremap, munmap};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
@@ -146,18 +145,6 @@ impl Drop for Memory {
         // SAFETY: mapped with this size, and no reference outlives the value.
         let unmapped = unsafe { munmap(self.at.cast(), self.size.get()) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
-    }
-}
-
-/// Advises the kernel to give large pages here, madvise(2), which it does several times as fast. Where it has none, or is set
-/// up to give none, nothing changes.
-pub(crate) fn wants_large_pages(memory: &mut [MaybeUninit<u8>]) {
-    let before = memory.as_ptr().align_offset(PAGE).min(memory.len());
-    let whole = &mut memory[before..];
-    let length = whole.len() / PAGE * PAGE;
-    if let (Some(at), 1..) = (NonNull::new(whole.as_mut_ptr()), length) {
-        // SAFETY: the advice changes no byte, and is given for whole pages that are borrowed mutably.
-        let _ = unsafe { madvise(at.cast(), length, MmapAdvise::MADV_HUGEPAGE) };
     }
 }
 
