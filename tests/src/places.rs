@@ -1,7 +1,8 @@
 //! Where the service `sockets` listens: a file in its directory, which a test may change between two generations.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::client::{Lost, ask_line};
 use crate::{Chain, Mark, Start};
@@ -25,9 +26,13 @@ pub fn address_of(service: &Chain, after: Mark, name: &str) -> SocketAddr {
     address.parse().expect("an address")
 }
 
-/// An address that was free a moment ago, and that the kernel gives nobody else soon.
+/// An address that is free, and that the kernel gives nobody else: on a loopback host of its own, for a port that it has
+/// given to one test of 127.0.0.1 is the next test's once it is free.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    static HOSTS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, high | 128, low, HOSTS.fetch_add(1, Ordering::Relaxed));
+    let listener = TcpListener::bind((host, 0)).expect("there are free ports");
     listener.local_addr().expect("it is bound")
 }
 
