@@ -166,11 +166,16 @@ impl Shared {
         }
     }
 
+    /// Whether this process has handed over to one that serves: what begins, begins there.
+    #[cfg(feature = "axum")]
+    pub(crate) fn is_served_elsewhere(&self) -> bool {
+        self.phase.get() == Phase::HandedOff && !self.passing_ends.load(Ordering::SeqCst)
+    }
+
     /// The way to the new process for connections at rest, where this one has handed over.
     #[cfg(feature = "axum")]
     pub(crate) fn passing(&self) -> Option<&Passer> {
-        let passing = self.phase.get() == Phase::HandedOff && !self.passing_ends.load(Ordering::SeqCst);
-        self.passer.get().filter(|_| passing)
+        self.passer.get().filter(|_| self.is_served_elsewhere())
     }
 
     /// What a panic said.

@@ -25,6 +25,11 @@ use super::gate::{Bell, Gate, State};
 use super::sealed::{Peer, Transport};
 use super::service::Tracked;
 use super::{Lease, Options};
+#[cfg(feature = "http2")]
+use super::{
+    multiplex,
+    preface::{self, Told},
+};
 use crate::pass::Passed;
 use crate::phase::Phase;
 use crate::shared::Shared;
@@ -55,13 +60,26 @@ pub(super) async fn drive<I, S, P, B>(
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send,
     P: Peer,
-    B: HttpBody + 'static,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let mut watch = Watch::new();
+    // A version is told once.
+    #[cfg(feature = "http2")]
+    if !resting.kept {
+        match preface::read(&mut resting, &mut watch, &shared, options).await {
+            Told::Http1 => {}
+            // Boxed, so that the tasks of other connections are not as large as its.
+            Told::Http2 => return Box::pin(multiplex::drive(resting, service, peer, watch, shared, options)).await,
+            Told::Pass => return pass(resting, &listener, &shared),
+            Told::Over => return,
+        }
+    }
     loop {
         let mut connection = Connection::new(resting, service, peer, &shared, &watch);
         let stop = std::future::poll_fn(|cx| connection.poll(cx, &mut watch, options)).await;
@@ -179,13 +197,7 @@ where
             return Poll::Ready(Stop::Pass);
         }
         #[cfg(test)]
-        if let Some(count) = options.rebuilt
-            && phase == Phase::Frozen
-            && state.at_rest()
-            && !watch.rebuilt
-        {
-            watch.rebuilt = true;
-            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if state.at_rest() && watch.is_to_rebuild(phase, options) {
             return Poll::Ready(Stop::Rebuild);
         }
         if !phase.is_leaving() {
@@ -235,7 +247,7 @@ where
 }
 
 /// Watches the phase for one task, at the price of two loads a poll.
-struct Watch {
+pub(super) struct Watch {
     bell: Arc<Bell>,
     /// The bell as the listener knows it.
     rope: Waker,
@@ -259,7 +271,7 @@ impl Watch {
     }
 
     /// The phase now; what it changes to later wakes this task.
-    fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
+    pub(super) fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
         if !self.task.will_wake(cx.waker()) {
             self.task.clone_from(cx.waker());
             self.bell.set_task(cx.waker());
@@ -277,6 +289,15 @@ impl Watch {
             }
         }
         shared.phase.get()
+    }
+
+    /// Whether a connection that rests in this phase is to be taken apart, which it is once a freeze, and counted.
+    #[cfg(test)]
+    pub(super) fn is_to_rebuild(&mut self, phase: Phase, options: Options) -> bool {
+        let Some(count) = options.rebuilt.filter(|_| phase == Phase::Frozen && !self.rebuilt) else { return false };
+        self.rebuilt = true;
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        true
     }
 
     /// Everybody was notified, so nobody needs the notification of a listener that was not looked at. Dropped as it is,
@@ -316,7 +337,7 @@ async fn close<I: AsyncRead + AsyncWrite + Unpin>(resting: Resting<I>, shared: &
 
 /// Reads on after this side was closed, until the peer closes its own: the kernel answers bytes that nobody reads with a
 /// reset, and a reset destroys what the peer has not yet read.
-async fn linger<I: AsyncRead + Unpin>((mut io, _lease): (I, Lease), shared: &Shared, limit: Duration) {
+pub(super) async fn linger<I: AsyncRead + Unpin>((mut io, _lease): (I, Lease), shared: &Shared, limit: Duration) {
     let end = std::future::poll_fn(|cx| {
         loop {
             let mut room = [const { MaybeUninit::uninit() }; 4096];

@@ -1,4 +1,4 @@
-//! HTTP/1 over listeners that outlive the process: what [`serve`] promises, and how it keeps it.
+//! HTTP over listeners that outlive the process: what [`serve`] promises, and how it keeps it.
 //!
 //! hyper parses and writes; flip decides when it may. Three things sit around each of hyper's connections:
 //!
@@ -11,9 +11,16 @@
 //! has nothing but unread bytes. So a frozen connection can go on as if nothing had happened, and can be taken apart into its
 //! socket and those bytes without anything lost. hyper's own graceful shutdown is never used: it closes a connection that
 //! was accepted and not yet read from, and drops what a client has pipelined.
+//!
+//! HTTP/2 (feature `http2`) is told apart by its first bytes (`preface.rs`) before hyper has any. It never rests, so it is
+//! not passed, and its graceful shutdown loses nothing (`multiplex.rs`).
 
 mod connection;
 mod gate;
+#[cfg(feature = "http2")]
+mod multiplex;
+#[cfg(feature = "http2")]
+mod preface;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -163,10 +170,11 @@ pub(crate) mod sealed {
     }
 }
 
-/// Serves HTTP/1.1 on a listener until this process hands over or stops, and loses nothing.
+/// Serves HTTP on a listener until this process hands over or stops, and loses nothing: HTTP/1.1, and with the feature `http2`
+/// also HTTP/2 to clients that begin with it (prior knowledge).
 ///
 /// `service` is an [`axum::Router`], or any other tower service of such requests. Each connection runs as a task, and a
-/// handler that panics takes only its connection with it. On TCP, handlers can extract
+/// handler that panics takes only its connection, or its HTTP/2 stream, with it. On TCP, handlers can extract
 /// [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo).
 ///
 /// It returns when nothing will be accepted any more and each of its connections is done, or was cut. Until
@@ -178,6 +186,9 @@ pub(crate) mod sealed {
 /// - a connection that rests between two requests is passed to the new process, with what was read of it; its client does
 ///   not notice. In a service that stops it is closed after about a second without a request, because one may be on its way;
 /// - streaming answers and upgraded connections go on;
+/// - an HTTP/2 connection takes no more requests (GOAWAY) and ends with its last stream; it is not passed. What reaches it too
+///   late, or came while the state was on its way, is refused (REFUSED_STREAM) before a handler has seen it, so that its client
+///   sends it again, to the new process. In a service that stops it is answered;
 /// - what is left at `drain_timeout` is cut.
 ///
 /// # Errors
@@ -191,7 +202,7 @@ pub(crate) mod sealed {
 ///
 /// # Caveats
 ///
-/// HTTP/2 is not spoken.
+/// Without the feature `http2` HTTP/2 is not spoken; with it, not by `Upgrade: h2c`.
 pub async fn serve<L, S, B>(listener: L, service: S) -> io::Result<()>
 where
     L: Accept,

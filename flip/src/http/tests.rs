@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+#[cfg(feature = "http2")]
+mod http2;
+
 struct Tcp(TcpListener, Arc<Shared>);
 
 impl sealed::Accept for Tcp {
