@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+pub mod talk;
+
 /// The command line of each.
 #[derive(clap::Parser)]
 pub struct Cli {
