@@ -2,3 +2,6 @@
 
 #[doc = include_str!("../docs/changing-state.md")]
 pub mod changing_state {}
+
+#[doc = include_str!("../docs/your-framework.md")]
+pub mod your_framework {}

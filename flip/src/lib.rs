@@ -53,7 +53,7 @@
 //! `#[listen(address)] http: TcpListener` is inherited where the old process has one at this address, and bound otherwise, beside the
 //! old one but deaf until the new process serves. The address may come from the command line or a file; see [`Address`] and
 //! [`ListenOptions`]. `accept` gives `Ok(None)` when this process will accept no more; return from `main` then, because what is
-//! still open keeps the process alive by itself, for at most `drain_timeout`.
+//! still open keeps the process alive by itself, for at most `drain_timeout`. [`guide::your_framework`] has tonic, hyper and others on them.
 //!
 //! # State
 //!
