@@ -1,7 +1,7 @@
 //! The codecs: bincode for what the derive wrote, MessagePack (`pack`) for what only serde can write.
 //!
-//! Both stay behind functions over plain byte buffers, so that replacing one is a change of this file and none of its
-//! types shows in a signature elsewhere.
+//! Both stay behind functions over plain byte buffers, so that none of their types shows in a signature elsewhere, and
+//! replacing one is a change of this file, or of `pack` alone.
 
 use std::io::{Read, Write};
 
