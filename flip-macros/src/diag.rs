@@ -120,9 +120,7 @@ pub(crate) mod say {
     pub(crate) const GIVEN_TAKES_NOTHING: &str = "`#[given]` takes nothing: the value is given by the caller";
     pub(crate) const WITH_NEEDS_VALUE: &str = "`#[with]` needs the value: `#[with(Config::load()?)]`";
     pub(crate) const WITH_TAKES_ONE: &str = "`#[with]` takes one expression: put a block around several statements";
-    pub(crate) const LISTEN_NEEDS_ADDRESS: &str = "`#[listen]` needs an address: `#[listen(\"127.0.0.1:8080\")]`";
-    pub(crate) const LISTEN_OPTION: &str =
-        "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4` and `options = |socket| …`";
+    pub(crate) const LISTEN_OPTION: &str = "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4`, `keep_accepting = true` and `options = |socket| …`";
     pub(crate) fn option_twice(key: &str) -> String {
         format!("`{key}` is given twice: remove one")
     }
@@ -175,6 +173,7 @@ pub(crate) mod say {
         format!("{name} stops the service: choose another signal for `upgrade`, or take it out of `stop`")
     }
     pub(crate) const READY: &str = "`ready` is `auto` or `manual`";
+    pub(crate) const LAUNCHER: &str = "the launcher is `auto`, `on` or `off`";
     pub(crate) const GENERATIONS: &str = "`generations` is a whole number from 2, the old and the new process, to 255";
     pub(crate) fn tokio_only(key: &str) -> String {
         format!("`{key}` is for tokio, which only an `async fn` runs on: add `async` or remove it")

@@ -40,11 +40,14 @@ pub(crate) enum Source {
     Mistaken,
 }
 
+#[derive(Default)]
 pub(crate) struct Listen {
-    pub address: Expr,
+    /// None: what systemd passed by the parameter's name.
+    pub address: Option<Expr>,
     pub options: Option<Expr>,
     pub backlog: Option<Expr>,
     pub shards: Option<Expr>,
+    pub keep_accepting: Option<Expr>,
 }
 
 pub(crate) struct Exclusive {
@@ -119,7 +122,7 @@ impl Source {
             "given" => missing(say::GIVEN_TAKES_NOTHING),
             "with" if nothing => missing(say::WITH_NEEDS_VALUE),
             "with" => attribute.parse_args_with(with).map(Source::With),
-            "listen" if nothing => missing(say::LISTEN_NEEDS_ADDRESS),
+            "listen" if nothing => Ok(Source::Listen(Box::default())),
             "listen" => attribute.parse_args_with(listen).map(|listen| Source::Listen(Box::new(listen))),
             "live" if nothing => missing(say::LIVE_NEEDS_INIT),
             "live" => attribute.parse_args_with(live).map(Source::Live),
@@ -139,15 +142,12 @@ fn with(input: ParseStream<'_>) -> syn::Result<Expr> {
 }
 
 fn listen(input: ParseStream<'_>) -> syn::Result<Listen> {
-    if is_named(input) {
-        return Err(input.error(say::LISTEN_NEEDS_ADDRESS));
+    let mut listen = Listen::default();
+    if !is_named(input) {
+        listen.address = Some(input.parse()?);
+        input.parse::<Option<Token![,]>>()?;
     }
-    let mut listen = Listen { address: input.parse()?, options: None, backlog: None, shards: None };
     while !input.is_empty() {
-        input.parse::<Token![,]>()?;
-        if input.is_empty() {
-            break;
-        }
         if !is_named(input) {
             return Err(input.error(say::LISTEN_OPTION));
         }
@@ -156,6 +156,7 @@ fn listen(input: ParseStream<'_>) -> syn::Result<Listen> {
             "options" => &mut listen.options,
             "backlog" => &mut listen.backlog,
             "shards" => &mut listen.shards,
+            "keep_accepting" => &mut listen.keep_accepting,
             _ => return Err(syn::Error::new(key.span(), say::LISTEN_OPTION)),
         };
         if value.is_some() {
@@ -163,6 +164,9 @@ fn listen(input: ParseStream<'_>) -> syn::Result<Listen> {
         }
         input.parse::<Token![=]>()?;
         *value = Some(input.parse()?);
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
     }
     Ok(listen)
 }
@@ -246,10 +250,13 @@ impl Wanted {
             //
             // The address is taken by reference, so that `config.http` is not moved out of `config`.
             Source::Listen(listen) => {
-                let expression = &listen.address;
-                let span = generated(expression.span());
+                let address = match &listen.address {
+                    Some(expression) => expression.to_token_stream(),
+                    None => format!("systemd:{name}").to_token_stream(),
+                };
+                let span = generated(listen.address.as_ref().map_or(ty.span(), Spanned::span));
                 let flip_there = located(flip, span);
-                let address = quote_spanned!(span=> async { #flip_there::__private::address(&(#expression)) });
+                let address = quote_spanned!(span=> async { #flip_there::__private::address(&(#address)) });
                 let options = listen.options(&located(flip, at), at);
                 quote_spanned!(at=> #setup.listen::<#ty>(#name, #address, #options))
             }
@@ -290,8 +297,8 @@ impl Wanted {
         let expressions = match &self.source {
             Source::With(value) | Source::Live(value) => vec![value],
             Source::Listen(listen) => {
-                let Listen { address, options, backlog, shards } = &**listen;
-                [Some(address), options.as_ref(), backlog.as_ref(), shards.as_ref()].into_iter().flatten().collect()
+                let Listen { address, options, backlog, shards, keep_accepting } = &**listen;
+                [address, options, backlog, shards, keep_accepting].into_iter().flatten().collect()
             }
             Source::Exclusive(exclusive) => {
                 [Some(&exclusive.open), exclusive.close.as_ref()].into_iter().flatten().collect()
@@ -322,7 +329,12 @@ fn fallible(flip: &Path, ty: Option<&Type>, value: &Expr) -> TokenStream {
 
 impl Listen {
     fn options(&self, flip: &TokenStream, at: Span) -> TokenStream {
-        let options = [("backlog", &self.backlog), ("shards", &self.shards), ("socket", &self.options)];
+        let options = [
+            ("backlog", &self.backlog),
+            ("shards", &self.shards),
+            ("keep_accepting", &self.keep_accepting),
+            ("socket", &self.options),
+        ];
         let calls = options.into_iter().filter_map(|(method, value)| {
             let value = value.as_ref()?;
             let at = generated(value.span());

@@ -21,6 +21,8 @@ pub struct Config {
     pub generations: u8,
     pub state_limit: u64,
     pub executable: Option<&'static str>,
+    pub pid_file: Option<&'static str>,
+    pub launcher: Launcher,
     pub runtime: Runtime,
 }
 
@@ -37,6 +39,8 @@ impl Config {
         generations: 4,
         state_limit: u64::MAX,
         executable: None,
+        pid_file: None,
+        launcher: Launcher::Auto,
         runtime: Runtime::NEW,
     };
 }
@@ -49,6 +53,24 @@ pub enum Ready {
     Auto,
     /// When [`Handle::ready`](crate::Handle::ready) was called.
     Manual,
+}
+
+/// Whether the first process stays as a *launcher*: a small one that starts the service, is told who serves, forwards signals to that
+/// process, reaps what is left by any, and ends with the service's status.
+///
+/// It keeps its pid whatever is upgraded, and holds the listeners: a service that dies is started again after a pause, and nobody is
+/// refused meanwhile. The pause is 100 ms, doubled up to 10 s where that does not last a minute. A service that ends before one of its
+/// processes has ever served, or with status 0, ends it as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Launcher {
+    /// As pid 1, which is a container's: its end would be the container's end. And where standard input is a terminal: the shell's prompt would
+    /// come back at the first upgrade, and Ctrl-C reach nobody.
+    Auto,
+    /// Always, for supervisors that cannot be told of another pid.
+    On,
+    /// Never.
+    Off,
 }
 
 /// What `#[tokio::main]` takes.
@@ -104,6 +126,9 @@ pub(crate) struct Settings {
     pub(crate) generations: u8,
     pub(crate) state_limit: u64,
     pub(crate) executable: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
+    /// An upgrade looks first whether there is memory for a second process.
+    pub(crate) checks_memory: bool,
     pub(crate) supervised: bool,
 }
 
@@ -161,6 +186,11 @@ impl Settings {
             // systemd.exec(5): it sets INVOCATION_ID for every unit it starts, NOTIFY_SOCKET for those that notify.
             None => variable("NOTIFY_SOCKET").is_some() || variable("INVOCATION_ID").is_some(),
         };
+        let checks_memory = match variable("FLIP_MEMORY").as_deref() {
+            None | Some("check") => true,
+            Some("ignore") => false,
+            Some(text) => return Err(Error::program(format!("FLIP_MEMORY={text:?} is neither check nor ignore"))),
+        };
         Ok(Settings {
             upgrade: (!off).then_some(upgrade_signal),
             upgrade_signal,
@@ -173,6 +203,8 @@ impl Settings {
             generations,
             state_limit,
             executable: variable("FLIP_EXECUTABLE").or(config.executable.map(str::to_owned)).map(PathBuf::from),
+            pid_file: variable("FLIP_PID_FILE").or(config.pid_file.map(str::to_owned)).map(PathBuf::from),
+            checks_memory,
             supervised,
         })
     }
@@ -261,6 +293,7 @@ mod tests {
             ("FLIP_READY", "maybe"),
             ("FLIP_GENERATIONS", "1000"),
             ("FLIP_SUPERVISED", "1"),
+            ("FLIP_MEMORY", "much"),
         ] {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -12,15 +12,18 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 
 use crate::__private::wordless;
-use crate::config::{Config, Ready, Settings};
+use crate::config::{Config, Launcher, Ready, Settings};
 use crate::control::{self, Control};
 use crate::error::{Error, chain};
+use crate::launcher;
 use crate::listen::Listeners;
 use crate::log;
 use crate::params::Setup;
 use crate::phase::Phase;
+use crate::pid_file::PidFile;
 use crate::shared::{MainTurn, Note, Shared, Start};
 use crate::sys::env::{self, Inherited, Origin};
+use crate::sys::oom::First;
 use crate::sys::signal::{self, Signals};
 
 /// Ends the process.
@@ -77,7 +80,14 @@ pub fn run<S: Service>(service: S) -> S::Output {
 #[derive(Clone, Debug)]
 pub struct Builder {
     config: Config,
+    paths: Paths,
+}
+
+/// What a configuration cannot have as a constant.
+#[derive(Clone, Debug, Default)]
+struct Paths {
     executable: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
 }
 
 impl Default for Builder {
@@ -89,7 +99,7 @@ impl Default for Builder {
 impl Builder {
     /// The defaults of [`main`](macro@crate::main).
     pub fn new() -> Builder {
-        Builder { config: Config::NEW, executable: None }
+        Builder { config: Config::NEW, paths: Paths::default() }
     }
 
     /// The signal that asks for an upgrade; default `"SIGHUP"`.
@@ -129,6 +139,10 @@ impl Builder {
     }
 
     /// How long what is open may go on after the handoff or the stop; default 30 s.
+    ///
+    /// That begins with *asking*: nothing more is accepted, [`Shutdown`](crate::Shutdown) resolves, and `flip::serve` announces
+    /// the end of its connections and closes those that rest. It ends with *cutting* what is left: each is logged with its
+    /// listener, its peer's address and its age, `main`'s future is dropped, and the process ends, at most a second later.
     pub fn drain_timeout(mut self, time: Duration) -> Builder {
         self.config.drain_timeout = time;
         self
@@ -149,7 +163,23 @@ impl Builder {
 
     /// What an upgrade starts, instead of the path that this process was started by.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Builder {
-        self.executable = Some(path.into());
+        self.paths.executable = Some(path.into());
+        self
+    }
+
+    /// A file with the number of the process that serves; none by default.
+    ///
+    /// That process has it locked (flock(2)), so a second service with the same file does not start. It is replaced in one step by the
+    /// new process of an upgrade, which must therefore be allowed to write to its directory, and removed when the service stops. A
+    /// relative path is one of the working directory.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.paths.pid_file = Some(path.into());
+        self
+    }
+
+    /// Whether the first process stays as a launcher; default [`Launcher::Auto`].
+    pub fn launcher(mut self, launcher: Launcher) -> Builder {
+        self.config.launcher = launcher;
         self
     }
 
@@ -180,7 +210,7 @@ impl Builder {
     where
         M: Future<Output = R>,
     {
-        run_async(begin(&self.config, self.executable), self.config, provide, wordless)
+        run_async(begin(&self.config, self.paths), self.config, provide, wordless)
     }
 
     /// Runs a program without an asynchronous runtime.
@@ -188,7 +218,7 @@ impl Builder {
     where
         M: FnOnce() -> R,
     {
-        run_blocking(begin(&self.config, self.executable), provide, wordless)
+        run_blocking(begin(&self.config, self.paths), provide, wordless)
     }
 }
 
@@ -202,7 +232,7 @@ pub fn main_async<R, M>(
 where
     M: Future<Output = R>,
 {
-    run_async(begin(&config, None), config, provide, words)
+    run_async(begin(&config, Paths::default()), config, provide, words)
 }
 
 #[doc(hidden)]
@@ -214,7 +244,7 @@ pub fn main_blocking<R, M>(
 where
     M: FnOnce() -> R,
 {
-    run_blocking(begin(&config, None), provide, words)
+    run_blocking(begin(&config, Paths::default()), provide, words)
 }
 
 #[doc(hidden)]
@@ -258,13 +288,19 @@ struct Begun {
 }
 
 /// Everything that must happen before a thread of the user's exists. An error ends the process.
-fn begin(config: &Config, executable: Option<PathBuf>) -> Begun {
+fn begin(config: &Config, paths: Paths) -> Begun {
     static RUNNING: AtomicBool = AtomicBool::new(false);
     if RUNNING.swap(true, Ordering::SeqCst) {
         refuse(&Error::program("flip runs in this process already: a process is one service"));
     }
+    match launcher::launch(config.launcher) {
+        Ok(None) => {}
+        Ok(Some(status)) => end(status),
+        Err(error) => refuse(&error),
+    }
     // First of all, while no other thread can read the environment.
     let inherited = env::take_channel();
+    let passed = env::take_passed();
     let (channel, held) = match inherited {
         Inherited::Cold => (None, SigSet::empty()),
         Inherited::Channel(channel, held) => (Some(channel), held),
@@ -274,7 +310,7 @@ fn begin(config: &Config, executable: Option<PathBuf>) -> Begun {
         }
     };
     let words = channel.as_ref().and_then(|channel| channel.try_clone().ok());
-    match try_begin(config, executable, channel, &held) {
+    match try_begin(config, paths, channel, passed, &held) {
         Ok(begun) => begun,
         Err(error) => {
             if let Some(words) = words {
@@ -287,30 +323,36 @@ fn begin(config: &Config, executable: Option<PathBuf>) -> Begun {
 
 fn try_begin(
     config: &Config,
-    executable: Option<PathBuf>,
+    paths: Paths,
     channel: Option<std::os::fd::OwnedFd>,
+    passed: Vec<(String, std::os::fd::OwnedFd)>,
     held: &SigSet,
 ) -> Result<Begun, Error> {
     let origin = Origin::capture().map_err(|error| Error::system("find out how this process was started", error))?;
     let mut settings = Settings::new(config, |name| std::env::var(name).ok())?;
-    settings.executable = settings.executable.or(executable);
+    settings.executable = settings.executable.or(paths.executable);
+    settings.pid_file = settings.pid_file.or(paths.pid_file).map(|path| origin.directory.join(path));
     let ready = settings.ready;
     let handled = settings.signals();
     let signals = Signals::install(&handled).map_err(|error| Error::system("handle signals", error))?;
     let successor = channel.is_some();
     let shared = Shared::new(!successor).map_err(|error| Error::system("make an eventfd", error))?;
     hear_panics(&shared, channel.as_ref());
+    // Without /proc nobody can say who goes first, and that is no reason not to start.
+    let goes_first = if successor { First::begin().ok() } else { None };
     if !successor {
-        let listeners = Listeners::new(Arc::clone(&shared), vec![], None);
+        if let Some(path) = &settings.pid_file {
+            shared.set_pid_file(Some(PidFile::take(path)?));
+        }
         // Nobody else is there yet who could set it.
-        let _ = shared.listeners.set(listeners.expect("nothing is inherited, so nothing can be wrong with it"));
+        let _ = shared.listeners.set(Listeners::cold(Arc::clone(&shared), passed));
         shared.start.announce(Start::Cold);
     }
     // From here on they are heard; what arrived before was held back by the old process's mask. All threads that are started
     // have the first generation's mask, and so have their children.
     let handled = handled.into_iter().chain(held).collect();
     signal::unblock(&handled).map_err(|error| Error::system("unblock signals", error))?;
-    control::start(Control { shared: Arc::clone(&shared), settings, origin, signals, channel })
+    control::start(Control { shared: Arc::clone(&shared), settings, origin, signals, channel, goes_first })
         .map_err(|error| Error::system("start the control thread", error))?;
     Ok(Begun { shared, ready })
 }
@@ -357,6 +399,7 @@ fn refuse_parameter(shared: &Shared, error: &Error) -> ! {
         listeners.close();
         listeners.unlink_owned();
     }
+    shared.remove_pid_file();
     shared.exclusives.end_soon();
     end(1)
 }
@@ -526,7 +569,7 @@ async fn drained(shared: &Shared) {
     loop {
         let closed = shared.connections.listen();
         let changed = shared.phase.listen();
-        if shared.connections.is_empty() || shared.phase.get() >= Phase::Cut {
+        if shared.is_drained() || shared.phase.get() >= Phase::Cut {
             break;
         }
         either(closed, changed).await;

@@ -460,7 +460,7 @@ fn drained(mut bytes: &[u8], calls: bool) {
     for socket in [&their_calls, &their_passes] {
         shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
     }
-    let sockets = Sockets::new(our_calls, our_passes).expect("they are sockets");
+    let sockets = Sockets::new(our_calls, our_passes, []).expect("they are sockets");
     serve_draining(shared, vec![sockets], &EventFd::new().expect("there are descriptors"));
     while shared.arrivals.try_next("http").is_some() {}
 }
@@ -525,7 +525,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         pid: 4711,
         mask: vec![1, 15],
         listeners: Vec::new(),
-        states: vec![crate::protocol::OfferedState { name: "state".into(), schema: Schema::of::<Hit>().encode() }],
+        states: vec![crate::protocol::Typed { name: "state".into(), schema: Schema::of::<Hit>().encode() }],
+        relays: vec![crate::protocol::Typed { name: "relay".into(), schema: Schema::of::<Hit>().encode() }],
     });
     let connection = Message::Passed(crate::protocol::PassedOn {
         listener: "web".into(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handoff::{Schema, from_bytes, to_bytes};
 use crate::listen::{Kind, Offered};
-use crate::protocol::{Hello, Message, Offer, OfferedState, PassedOn, Waiting};
+use crate::protocol::{Hello, Item, Message, Offer, PassedOn, Typed, Waiting};
 use crate::{Handoff, Region};
 
 /// The bytes of this name, which are also what is written now.
@@ -63,12 +63,21 @@ fn messages() {
             listener(Kind::Seqpacket, "@a", None, None),
             listener(Kind::UnixDatagram, "@b", None, None),
         ],
-        states: vec![OfferedState { name: "visits".into(), schema: vec![1, 2, 255] }],
+        states: vec![Typed { name: "visits".into(), schema: vec![1, 2, 255] }],
+        relays: vec![],
     };
+    let with_relays = Offer {
+        listeners: vec![],
+        states: vec![],
+        relays: vec![Typed { name: "talks".into(), schema: vec![3, 4] }],
+        ..offer.clone()
+    };
+    let items = vec![Item { bytes: vec![1, 200], descriptors: 2 }, Item { bytes: vec![], descriptors: 0 }];
     let passed = PassedOn { listener: "http".into(), kept: true, unread: b"GET".to_vec() };
     for (name, message) in [
         ("hello", Message::Hello(Hello { oldest: 1, newest: 3, flip: "1.2.3".into() })),
         ("offer", Message::Offer(offer)),
+        ("offer with relays", Message::Offer(with_relays)),
         ("prepared", Message::Prepared(waiting())),
         ("missing", Message::Missing(waiting())),
         ("ready", Message::Ready),
@@ -80,6 +89,7 @@ fn messages() {
         ("done", Message::Done),
         ("words", Message::Words("why".into())),
         ("passed", Message::Passed(passed)),
+        ("items", Message::Items(items)),
     ] {
         let bytes = golden(&format!("message {name}"), &message.encode());
         assert_eq!(format!("{:?}", Message::decode(&bytes).unwrap()), format!("{message:?}"));

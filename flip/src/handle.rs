@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use event_listener::EventListener;
 
-use crate::drain::{Draining, Guard};
+use crate::drain::{Drain, Draining, Guard};
 use crate::phase::Phase;
 use crate::shared::{Note, Reply, Shared};
 
@@ -39,6 +39,33 @@ pub enum Reason {
 /// }
 /// ```
 ///
+/// A connection of one's own that should end early learns by a clone that it is asked to. What does not end is cut at
+/// `drain_timeout`.
+///
+/// ```no_run
+/// use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+///
+/// async fn talk(stream: flip::TcpStream, mut shutdown: flip::Shutdown) -> std::io::Result<()> {
+///     let mut lines = BufReader::new(stream).lines();
+///     loop {
+///         tokio::select! {
+///             line = lines.next_line() => match line? {
+///                 Some(line) => lines.get_mut().write_all(line.as_bytes()).await?,
+///                 None => return Ok(()),
+///             },
+///             _ = &mut shutdown => return lines.get_mut().write_all(b"bye\n").await,
+///         }
+///     }
+/// }
+///
+/// # async fn example(listener: flip::TcpListener, shutdown: flip::Shutdown) -> std::io::Result<()> {
+/// while let Some((stream, _peer)) = listener.accept().await? {
+///     tokio::spawn(talk(stream, shutdown.clone()));
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Cancel safety
 /// It can be polled by reference in `select!` and resolves again and again once it has.
 pub struct Shutdown {
@@ -51,17 +78,13 @@ impl Shutdown {
     pub fn wait(&self) -> Reason {
         self.shared.thread_waits();
         self.shared.phase.wait(Phase::is_leaving);
-        reason(&self.shared)
+        self.shared.phase.reason()
     }
 
     /// Why this process leaves, where it does already.
     pub fn reason(&self) -> Option<Reason> {
-        self.shared.phase.get().is_leaving().then(|| reason(&self.shared))
+        self.shared.phase.get().is_leaving().then(|| self.shared.phase.reason())
     }
-}
-
-fn reason(shared: &Shared) -> Reason {
-    if shared.phase.has_handed_off() { Reason::HandedOff } else { Reason::Stopped }
 }
 
 impl Clone for Shutdown {
@@ -86,7 +109,7 @@ impl Future for Shutdown {
             let changed = this.changed.get_or_insert_with(|| this.shared.phase.listen());
             if this.shared.phase.get().is_leaving() {
                 this.changed = None;
-                return Poll::Ready(reason(&this.shared));
+                return Poll::Ready(this.shared.phase.reason());
             }
             std::task::ready!(Pin::new(changed).poll(cx));
             this.changed = None;
@@ -214,5 +237,20 @@ impl Handle {
     /// What is open in this process, oldest first.
     pub fn open(&self) -> Vec<Draining> {
         self.shared.connections.open()
+    }
+    /// What this process still waits for, where it leaves: the report that the log has every now and then. `None` while it
+    /// serves, so that a health check can tell by it.
+    ///
+    /// ```
+    /// /// A status, and why.
+    /// fn health(flip: &flip::Handle) -> (u16, String) {
+    ///     match flip.draining() {
+    ///         None => (200, "serves".to_owned()),
+    ///         Some(drain) => (503, format!("draining: {drain}")),
+    ///     }
+    /// }
+    /// ```
+    pub fn draining(&self) -> Option<Drain> {
+        self.shared.draining()
     }
 }

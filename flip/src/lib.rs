@@ -31,7 +31,11 @@
 //! | feature | |
 //! | --- | --- |
 //! | `tokio` (on) | `async fn main` on tokio, and the asynchronous listeners |
+//! | `hyper` | `serve_hyper`: HTTP for services of hyper, without axum |
 //! | `axum` | `serve` for axum's routers and other tower services; [`Live`] and [`Exclusive`] as extractors; [`HandedOff`] as a response |
+//! | `http2` | HTTP/2 in both, beside HTTP/1 |
+//! | `rustls` | TLS in both, by `TcpListener::tls` |
+//! | `ws` | the module `ws`: WebSockets that move to the new process; includes `axum` |
 //! | `clap` | `#[args]`: the command line |
 //! | `bytemuck` | the bytes of a [`Region`] as numbers and structs of plain data |
 //! | `test-util` | `start_paused` of the attribute, as in tokio |
@@ -47,6 +51,15 @@
 //! before that is *rolled back*: the old process goes on, and reports why.
 //!
 //! The freeze takes some hundred microseconds where little state is handed over; clients wait in the listener's queue.
+//!
+//! # Draining
+//!
+//! A process that has handed over, or stops, ends what it serves in two stages. First it *asks*: `accept` gives `None`, [`Shutdown`]
+//! resolves wherever somebody has a clone of it, such as in the task of a connection, and `serve` tells its clients. What is
+//! left `drain_timeout` later, or at the second signal to stop, it *cuts*, and names each with its peer's address and its age.
+//! What it waits for meanwhile is in the log: at the beginning, after 1 s, 2 s, 5 s, 10 s and 30 s, and every 30 s from then on;
+//! and in [`Handle::draining`]. In a service that stops, a listener with [`keep_accepting`](ListenOptions::keep_accepting) answers
+//! health checks until all else is done.
 //!
 //! # Listeners
 //!
@@ -68,17 +81,27 @@
 //! What a state is made of may change between releases, by the table of [`Handoff`](trait@Handoff#between-releases); what nothing bridges is refused before
 //! anything stops. [`guide::changing_state`] says what to do, and [`testing`] finds it in a unit test.
 //!
+//! # Connections
+//!
+//! `flip::serve` passes HTTP connections at rest by itself. [`Relay<T>`](Relay) is for all else: what a process that has handed over
+//! [passes](Relay::pass) arrives at the [`next`](Relay::next) of the owner. A [`Connection<C>`](Connection) of a protocol of one's own goes that way between two messages; the
+//! module `ws` does the same for WebSockets.
+//!
 //! # Leaving
 //!
 //! [`Shutdown`] resolves when this process hands over or stops. What must run in one process only (jobs, consumers,
 //! registrations) starts after [`Handle::serving`] and ends with [`Shutdown`]. Work that is no connection of a flip listener keeps
 //! the process by [`Handle::guard`].
 //!
+//! # Under systemd
+//!
+//! `Type=notify-reload` is all that a unit needs for `systemctl reload` to be an upgrade; [`guide::systemd`] has the rest. As pid 1 of a container the first process
+//! stays, as a launcher: [`guide::containers`].
+//!
 //! # Caveats
 //!
 //! - Only Linux.
 //! - The attribute's function is the process: nothing may start a thread before it, and there is one a process.
-//! - Nothing tells systemd of the new main process yet.
 #![deny(missing_docs, unsafe_code)]
 #![warn(clippy::unwrap_used)]
 
@@ -105,30 +128,42 @@ mod golden;
 pub mod guide;
 mod handle;
 pub mod handoff;
-#[cfg(feature = "axum")]
+#[cfg(feature = "hyper")]
 mod http;
+mod launcher;
 mod listen;
 mod live;
 mod log;
+mod memory;
 mod params;
-#[cfg_attr(not(feature = "axum"), expect(dead_code, reason = "only an HTTP server knows when a connection rests"))]
+#[cfg_attr(not(feature = "hyper"), expect(dead_code, reason = "only an HTTP server knows when a connection rests"))]
 mod pass;
 mod phase;
+mod pid_file;
+mod privileges;
 mod protocol;
 mod region;
+mod relay;
 mod shared;
 mod sys;
+mod systemd;
 pub mod testing;
+#[cfg(feature = "ws")]
+pub mod ws;
 
-pub use config::Ready;
-pub use drain::{Draining, Guard};
+pub use config::{Launcher, Ready};
+pub use drain::{Drain, Draining, Guard};
 pub use entry::{Builder, Service, run};
 pub use error::{BoxError, Error, ErrorKind};
 pub use exclusive::{Exclusive, ExclusiveError, Opener};
 pub use handle::{Handle, Reason, Shutdown, UpgradeError, Upgraded};
 pub use handoff::{Apply, Handoff, Serde};
+#[cfg(feature = "rustls")]
+pub use http::Tls;
 #[cfg(feature = "axum")]
-pub use http::{Accept, serve};
+pub use http::serve;
+#[cfg(feature = "hyper")]
+pub use http::{Accept, RequestBody, serve_hyper};
 #[doc(inline)]
 pub use listen::blocking;
 pub use listen::{Address, AddressError, Listen, ListenError, ListenErrorKind, ListenOptions, ToAddress};
@@ -139,6 +174,9 @@ pub use listen::{
 pub use live::{CallError, HandedOff, Live};
 pub use params::{Param, Setup};
 pub use region::Region;
+#[cfg(feature = "tokio")]
+pub use relay::{Accepted, Connection};
+pub use relay::{PassError, Relay, WhyNotPassed};
 
 /// Makes of `main` a service that can be replaced while it runs.
 ///
@@ -172,10 +210,11 @@ pub use region::Region;
 /// | --- | --- |
 /// | `#[args] args: Cli` | the command line, for any `clap::Parser`; needs the feature `clap`. Parsed before anything is bound, wherever it stands |
 /// | `#[with(expression)] value: T` | any value, made once. The expression may use earlier parameters, `?`, and in an `async fn` `.await` |
-/// | `#[listen(address)] name: L` | a listener: see [`Listen`] for the types and [`ToAddress`] for the addresses. `backlog = N`, `shards = N` and `options = closure` may follow the address, as [`ListenOptions`] has them; the closure is for [`ListenOptions::socket`] |
+/// | `#[listen(address)] name: L` | a listener: see [`Listen`] for the types and [`ToAddress`] for the addresses. `backlog = N`, `shards = N`, `keep_accepting = true` and `options = closure` may follow the address, as [`ListenOptions`] has them; the closure is for [`ListenOptions::socket`] |
 /// | `name: Live<T>` | state that outlives the process, `T::default()` in the first one |
 /// | `#[live(init = expression)] name: Live<T>` | the same; the expression is evaluated only where nothing is inherited |
 /// | `#[exclusive(open = expression)] name: Exclusive<T>` | what only one process may hold at a time: see [`Exclusive`]. `close = expression` may follow |
+/// | `name: Relay<T>` | the mailbox through which processes that have handed over pass items to the owner: see [`Relay`] |
 /// | `name: Shutdown`, `name: Handle` | see [`Shutdown`], [`Handle`] |
 /// | `name: T` | a group, for `T` that derives [`Params`](derive@Params) |
 ///
@@ -192,10 +231,12 @@ pub use region::Region;
 /// | `ready_timeout = 60s` | `60s` | at most so long from the start of a new process to its being ready |
 /// | `freeze_timeout = 3s` | `3s` | at most so long from the freeze to the commit, unless content keeps arriving |
 /// | `quiesce_timeout = 200ms` | `200ms` | how long the freeze waits for handlers that run |
-/// | `drain_timeout = 30s` | `30s` | how long what is open may go on after the handoff or the stop |
+/// | `drain_timeout = 30s` | `30s` | how long what is open may go on after the handoff or the stop, where it is asked to end; then it is cut |
 /// | `generations = 4` | `4` | how many processes may live after an upgrade, those that drain included; at least 2 |
 /// | `state_limit = 4GiB` | none | how many bytes of each state a new process takes, as they are on the wire; more rolls back |
 /// | `executable = "/usr/bin/app"` | what was started | what an upgrade starts |
+/// | `pid_file = "/run/app.pid"` | none | a file with the number of the process that serves, locked by it; it changes with the handoff and goes with the service |
+/// | `launcher = auto`, `on`, `off` | `auto` | whether the first process stays as a launcher: see [`Launcher`] |
 /// | `crate = path` | `::flip` | where flip is |
 /// | `flavor`, `worker_threads`, `start_paused`, `name`, `unhandled_panic` | tokio's | as in `#[tokio::main]` |
 ///
@@ -203,7 +244,8 @@ pub use region::Region;
 ///
 /// Variables of the environment override them: `FLIP_UPGRADE` (`off` makes the upgrade's signal a stop), `FLIP_STOP`
 /// (`SIGTERM,SIGINT`), `FLIP_READY`, `FLIP_READY_TIMEOUT`, `FLIP_FREEZE_TIMEOUT`, `FLIP_QUIESCE_TIMEOUT`, `FLIP_DRAIN_TIMEOUT`,
-/// `FLIP_GENERATIONS`, `FLIP_STATE_LIMIT`, `FLIP_EXECUTABLE`. `FLIP_SUPERVISED` (`yes` or `no`) says whether somebody starts another process when this
+/// `FLIP_GENERATIONS`, `FLIP_STATE_LIMIT`, `FLIP_EXECUTABLE`, `FLIP_PID_FILE`, `FLIP_LAUNCHER`. `FLIP_MEMORY` (`check` or `ignore`) says whether an upgrade is refused
+/// where there is no memory for a second process of this one's size; without it, it is. `FLIP_SUPERVISED` (`yes` or `no`) says whether somebody starts another process when this
 /// one dies; without it, `NOTIFY_SOCKET` and `INVOCATION_ID`, which systemd sets, do.
 ///
 /// # Errors
@@ -212,7 +254,7 @@ pub use region::Region;
 /// reports that message, and goes on.
 ///
 /// A process that was cut (`drain_timeout`, the second stop) ends with status 0; `main`'s future is dropped, and what was open is
-/// logged.
+/// logged, each with its listener, its peer's address and its age.
 #[doc(inline)]
 pub use flip_macros::main;
 

@@ -11,6 +11,7 @@ use crate::handoff::calls::Calls;
 use crate::handoff::{Handoff, Schema};
 use crate::listen::{Listen, ListenOptions};
 use crate::live::Live;
+use crate::relay::Relay;
 use crate::shared::{Note, Shared, Start};
 
 /// Provides what `main` asks for, in order: what an attribute's expansion, or a [`Builder`](crate::Builder)'s closure,
@@ -20,7 +21,7 @@ pub struct Setup {
     start: Start,
 }
 
-/// What `main` can ask for by its type alone: [`Live`], [`Shutdown`], [`Handle`], and groups of parameters that derive
+/// What `main` can ask for by its type alone: [`Live`], [`Relay`], [`Shutdown`], [`Handle`], and groups of parameters that derive
 /// [`Params`](crate::Params).
 #[diagnostic::on_unimplemented(
     message = "flip does not know how to provide a `{Self}`",
@@ -218,6 +219,20 @@ impl Setup {
         Ok(Live::declare(name, value, &self.shared))
     }
 
+    pub(crate) fn relay<T: Handoff>(&self, name: &str) -> Result<Relay<T>, Error> {
+        if self.shared.relays.is_declared(name) {
+            return Err(Error::program(format!("two relays have the name `{name}`: each needs its own")));
+        }
+        if let Some(theirs) = self.shared.relays.take_offered(name) {
+            Schema::plan_for::<T>(theirs).map_err(|what| {
+                Error::peer(format!(
+                    "the items of the relay `{name}` of the running process cannot be read here: {what}"
+                ))
+            })?;
+        }
+        Ok(Relay::declare(name, &self.shared))
+    }
+
     /// What only one process may hold at a time. Where there is no old process it is opened here.
     ///
     /// # Errors
@@ -262,6 +277,15 @@ impl Setup {
     pub(crate) fn complete(&self) {
         for name in self.shared.states.complete() {
             crate::log::say!(warn, "the state `{name}` of the old process has no successor here and is dropped");
+        }
+        for name in self.shared.relays.complete() {
+            crate::log::say!(
+                warn,
+                "the old process has a relay `{name}`, which is none here: it keeps what it would pass"
+            );
+        }
+        if let (Start::Cold, Some(listeners)) = (self.start, self.shared.listeners.get()) {
+            listeners.close_unclaimed();
         }
         self.shared.notes.send(Note::SetupDone);
     }

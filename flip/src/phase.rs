@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use event_listener::{Event, Listener, listener};
 
+use crate::handle::Reason;
+
 /// What this process is to the service now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -73,6 +75,11 @@ impl Published {
     /// Whether another process owns the service, whatever became of this one since.
     pub(crate) fn has_handed_off(&self) -> bool {
         self.handed_off.load(Ordering::SeqCst)
+    }
+
+    /// Why this process leaves, where it does.
+    pub(crate) fn reason(&self) -> Reason {
+        if self.has_handed_off() { Reason::HandedOff } else { Reason::Stopped }
     }
 
     pub(crate) fn set(&self, phase: Phase) {

@@ -26,6 +26,7 @@ pub mod bench {
 
     use super::{Handoff, RestoreError, SaveError};
     use crate::handoff::{self, CHUNK, Limits, Restorer, Schema, Sink, Source};
+    use crate::sys::spare::Spare;
 
     struct Written<'b>(&'b mut Vec<u8>);
 
@@ -44,9 +45,9 @@ pub mod bench {
             Ok(piece.len())
         }
 
-        fn fill(&mut self, bytes: &mut [u8], _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
-            let (piece, rest) = self.split_at(self.len().min(bytes.len()).min(CHUNK));
-            bytes[..piece.len()].copy_from_slice(piece);
+        fn fill(&mut self, room: &mut Spare<'_>, _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+            let (piece, rest) = self.split_at(self.len().min(room.left()).min(CHUNK));
+            room.put(piece);
             *self = rest;
             Ok(piece.len())
         }

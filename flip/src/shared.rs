@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use event_listener::{Event, Listener, listener};
 
 use crate::control::Earlier;
-use crate::drain::{Gate, Guard, Handlers, Pass, Tracker};
+use crate::drain::{Drain, Gate, Guard, Handlers, Leaving, Pass, Tracker};
 use crate::exclusive::Exclusives;
-use crate::handle::{UpgradeError, Upgraded};
+use crate::handle::{Reason, UpgradeError, Upgraded};
 use crate::listen::Listeners;
 use crate::live::{CallError, Forwarder, Hold, Holding, States};
 use crate::pass::{Arrivals, Passer};
 use crate::phase::{Phase, Published};
+use crate::pid_file::PidFile;
 use crate::protocol::{Owner, Word};
+use crate::relay::Relays;
 use crate::sys::fd::{EventFd, SharedWord};
 
 thread_local! {
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) phase: Published,
     /// Who accepts passes here; closed before the freeze and from the end of this process's ownership on.
     pub(crate) accepting: Gate,
+    /// Who accepts from a listener that lasts passes here as well: open while the service stops and others have something left.
+    pub(crate) lasting: Gate,
     /// Who dispatches requests passes here, for as long as it takes to read and dispatch what is there.
     pub(crate) dispatching: Gate,
     pub(crate) handlers: Arc<Handlers>,
@@ -58,7 +62,13 @@ pub(crate) struct Shared {
     pub(crate) freeze: Freeze,
     pub(crate) states: States,
     pub(crate) exclusives: Exclusives,
+    pub(crate) relays: Relays,
+    /// Those of the relays that WebSockets move through.
+    #[cfg(feature = "ws")]
+    pub(crate) ways: crate::ws::Ways,
     pub(crate) awaited: Awaited,
+    /// Set before the phase says that this process leaves.
+    pub(crate) leaving: OnceLock<Leaving>,
     /// Set when it is known what is inherited.
     pub(crate) listeners: OnceLock<Arc<Listeners>>,
     pub(crate) forwarder: OnceLock<Arc<Forwarder>>,
@@ -72,6 +82,9 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     /// How many bytes of each state are taken from the old process.
     pub(crate) state_limit: AtomicU64,
+    /// How long what is open may go on, in milliseconds.
+    #[cfg(feature = "ws")]
+    pub(crate) drain_timeout: AtomicU64,
     pub(crate) start: Started,
     /// What `main` returned is given back to whoever ran flip, and this process ends when they end it.
     pub(crate) returned: AtomicBool,
@@ -79,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) main_blocks: AtomicBool,
     /// The way to the old process for what a panic says, until this process serves.
     pub(crate) last_words_to: Mutex<Option<std::os::fd::OwnedFd>>,
+    /// Names this process while it serves.
+    pid_file: Mutex<Option<PidFile>>,
     /// The text of the last panic, should it be the reason why this process ends.
     words: Mutex<Option<String>>,
     #[cfg(feature = "tokio")]
@@ -91,6 +106,7 @@ impl Shared {
         Ok(Arc::new(Shared {
             phase: Published::new(if serving { Phase::Serving } else { Phase::Starting }),
             accepting: Gate::new(serving),
+            lasting: Gate::new(false),
             dispatching: Gate::new(serving),
             handlers: Arc::default(),
             connections: Arc::default(),
@@ -99,7 +115,11 @@ impl Shared {
             freeze: Freeze::default(),
             states: States::default(),
             exclusives: Exclusives::new(serving),
+            relays: Relays::new()?,
+            #[cfg(feature = "ws")]
+            ways: crate::ws::Ways::default(),
             awaited: Awaited::default(),
+            leaving: OnceLock::new(),
             listeners: OnceLock::new(),
             forwarder: OnceLock::new(),
             passer: OnceLock::new(),
@@ -108,10 +128,13 @@ impl Shared {
             generation: AtomicU64::new(1),
             progress: Progress::new(),
             state_limit: AtomicU64::new(u64::MAX),
+            #[cfg(feature = "ws")]
+            drain_timeout: AtomicU64::new(0),
             start: Started::default(),
             returned: AtomicBool::new(false),
             main_blocks: AtomicBool::new(false),
             last_words_to: Mutex::default(),
+            pid_file: Mutex::default(),
             words: Mutex::default(),
             #[cfg(feature = "tokio")]
             runtime: OnceLock::new(),
@@ -138,6 +161,7 @@ impl Shared {
     /// What rests in this process ends here from now on.
     pub(crate) fn stop_passing(&self) {
         self.passing_ends.store(true, Ordering::SeqCst);
+        self.relays.stop();
         // Who rests looks again.
         self.phase.set(self.phase.get());
     }
@@ -158,6 +182,21 @@ impl Shared {
         None
     }
 
+    /// Has the runtime leave a note; says whether there is one that could.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn beat(self: &Arc<Self>) -> bool {
+        let Some(runtime) = self.runtime.get() else { return false };
+        let shared = Arc::clone(self);
+        runtime.spawn(async move { shared.notes.send(Note::Beats) });
+        true
+    }
+
+    /// There is no runtime that could answer.
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) fn beat(self: &Arc<Self>) -> bool {
+        false
+    }
+
     /// Has the owner apply a call.
     pub(crate) async fn forward(&self, state: &str, op: &str, bytes: Vec<u8>) -> Result<Vec<u8>, CallError> {
         match self.forwarder.get() {
@@ -167,15 +206,21 @@ impl Shared {
     }
 
     /// Whether this process has handed over to one that serves: what begins, begins there.
-    #[cfg(feature = "axum")]
+    #[cfg(feature = "hyper")]
     pub(crate) fn is_served_elsewhere(&self) -> bool {
         self.phase.get() == Phase::HandedOff && !self.passing_ends.load(Ordering::SeqCst)
     }
 
     /// The way to the new process for connections at rest, where this one has handed over.
-    #[cfg(feature = "axum")]
+    #[cfg(feature = "hyper")]
     pub(crate) fn passing(&self) -> Option<&Passer> {
         self.passer.get().filter(|_| self.is_served_elsewhere())
+    }
+
+    /// Whether there is anything that a process can work on only while it owns it.
+    #[cfg(feature = "http2")]
+    pub(crate) fn has_state(&self) -> bool {
+        !self.states.is_empty() || !self.exclusives.is_empty()
     }
 
     /// What a panic said.
@@ -195,16 +240,73 @@ impl Shared {
         lock(&self.words).clone()
     }
 
-    pub(crate) fn track(&self, name: Arc<str>, peer: Option<String>) -> Guard {
-        self.connections.track(name, peer)
+    /// From here on the file names this process; `None`: another one, whose it is now.
+    pub(crate) fn set_pid_file(&self, file: Option<PidFile>) {
+        *lock(&self.pid_file) = file;
     }
 
-    /// Waits for the right to accept; `None` when this process will never accept again. The pass is for one
-    /// non-blocking system call, and is never held over an await.
+    /// The service ends with this process.
+    pub(crate) fn remove_pid_file(&self) {
+        if let Some(file) = lock(&self.pid_file).take() {
+            file.remove();
+        }
+    }
+
+    pub(crate) fn track(&self, name: Arc<str>, peer: Option<String>) -> Guard {
+        self.connections.track(name, peer, false)
+    }
+
+    /// What this process still waits for, where it leaves.
+    pub(crate) fn draining(&self) -> Option<Drain> {
+        let leaving = self.leaving.get().filter(|_| self.phase.get().is_leaving())?;
+        Some(Drain::new(self.phase.reason(), leaving, &self.connections, &self.handlers))
+    }
+
+    /// Whether connections end here: this process leaves, and no other takes them. `lasting`: those of a listener that lasts.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn sends_away(&self, lasting: bool, passes: bool) -> bool {
+        let phase = self.phase.get();
+        let lasts = lasting && phase == Phase::Stopping && self.lasting.is_open();
+        phase.is_leaving() && !lasts && !(passes && self.passing().is_some())
+    }
+
+    /// Over how much time from now on these are sent away.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn spread(&self, lasting: bool) -> Duration {
+        // What lasted ends when all others have: the clients of the others are gone.
+        let leaving = self.leaving.get().filter(|_| !lasting);
+        leaving.map_or(Duration::ZERO, |leaving| leaving.spread(Instant::now()))
+    }
+
+    /// How long from now on a connection may rest at most, so that it is closed and not cut.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn patience(&self) -> Duration {
+        self.leaving.get().and_then(|leaving| leaving.left(Instant::now())).map_or(Duration::MAX, |left| left / 4)
+    }
+
+    /// Nothing is open that has to end before this process does.
+    pub(crate) fn is_drained(&self) -> bool {
+        match self.phase.reason() {
+            Reason::Stopped => self.connections.is_done(),
+            Reason::HandedOff => self.connections.is_empty(),
+        }
+    }
+
+    /// The right to accept now; `lasting`: from a listener that lasts.
+    fn pass(&self, lasting: bool) -> Option<Pass<'_>> {
+        self.accepting.enter().or_else(|| if lasting { self.lasting.enter() } else { None })
+    }
+
+    pub(crate) fn is_open(&self, lasting: bool) -> bool {
+        self.accepting.is_open() || (lasting && self.lasting.is_open())
+    }
+
+    /// Waits for the right to accept; `None` when this process will never accept again from this listener, which may be one
+    /// that lasts. The pass is for one non-blocking system call, and is never held over an await.
     #[cfg(feature = "tokio")]
-    pub(crate) async fn may_accept(&self) -> Option<Pass<'_>> {
+    pub(crate) async fn may_accept(&self, lasting: bool) -> Option<Pass<'_>> {
         loop {
-            if let Some(pass) = self.accepting.enter() {
+            if let Some(pass) = self.pass(lasting) {
                 return Some(pass);
             }
             let phase = self.phase.get();
@@ -213,16 +315,16 @@ impl Shared {
             }
             // The gate opens before the phase says so: a change that comes in between is seen in the next turn.
             let changed = self.phase.listen();
-            if self.phase.get() == phase && !self.accepting.is_open() {
+            if self.phase.get() == phase && !self.is_open(lasting) {
                 changed.await;
             }
         }
     }
 
     /// [`may_accept`](Self::may_accept) for a thread.
-    pub(crate) fn wait_to_accept(&self) -> Option<Pass<'_>> {
+    pub(crate) fn wait_to_accept(&self, lasting: bool) -> Option<Pass<'_>> {
         loop {
-            if let Some(pass) = self.accepting.enter() {
+            if let Some(pass) = self.pass(lasting) {
                 return Some(pass);
             }
             let phase = self.phase.get();
@@ -230,7 +332,7 @@ impl Shared {
                 return None;
             }
             let changed = self.phase.listen();
-            if self.phase.get() == phase && !self.accepting.is_open() {
+            if self.phase.get() == phase && !self.is_open(lasting) {
                 changed.wait();
             }
         }
@@ -418,6 +520,8 @@ pub(crate) enum Note {
     /// The content is here; with it, who drains and four descriptors for each.
     Restored(Vec<Earlier>, Vec<std::os::fd::OwnedFd>),
     RestoreFailed(String),
+    /// All that a generation had passed before it went has been taken.
+    Passed,
     /// An exclusive is being opened, which may take its time, or is open.
     Opens,
     /// The content ended before it was whole.
@@ -428,6 +532,9 @@ pub(crate) enum Note {
     MainEnded(Option<String>),
     /// `main` has returned and the last connection is done.
     Drained,
+    /// The runtime gets round to new tasks.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    Beats,
     Upgrade(Reply),
 }
 
@@ -472,12 +579,12 @@ impl Reply {
 /// Notes for the control thread, and the bell that wakes it.
 pub(crate) struct Mailbox {
     notes: Mutex<Vec<Note>>,
-    bell: EventFd,
+    bell: Arc<EventFd>,
 }
 
 impl Mailbox {
     fn new() -> std::io::Result<Mailbox> {
-        Ok(Mailbox { notes: Mutex::default(), bell: EventFd::new()? })
+        Ok(Mailbox { notes: Mutex::default(), bell: Arc::new(EventFd::new()?) })
     }
 
     pub(crate) fn send(&self, note: Note) {
@@ -491,7 +598,36 @@ impl Mailbox {
         std::mem::take(&mut *lock(&self.notes))
     }
 
-    pub(crate) fn bell(&self) -> &EventFd {
+    pub(crate) fn bell(&self) -> &Arc<EventFd> {
         &self.bell
+    }
+}
+
+#[cfg(all(test, feature = "tokio"))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::fd;
+
+    #[test]
+    fn a_runtime_of_each_flavor_beats_for_another_thread() {
+        fn beats(handle: &tokio::runtime::Handle, runs: impl FnOnce(Arc<Shared>)) {
+            let shared = Shared::new(true).unwrap();
+            assert!(!shared.beat(), "there is none yet");
+            shared.runtime.set(handle.clone()).unwrap();
+            std::thread::scope(|scope| scope.spawn(|| assert!(shared.beat())).join().unwrap());
+            runs(Arc::clone(&shared));
+            assert!(matches!(shared.notes.take()[..], [Note::Beats]));
+        }
+        fn until_heard(shared: &Shared) {
+            fd::poll(&mut [fd::PollEntry::readable(shared.notes.bell().as_fd())], None).unwrap();
+        }
+        let one = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        beats(one.handle(), |_| one.block_on(tokio::task::yield_now()));
+        let local = tokio::runtime::Builder::new_current_thread().build_local(Default::default()).unwrap();
+        beats(local.handle(), |_| local.block_on(tokio::task::yield_now()));
+        let many = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        beats(many.handle(), |shared| until_heard(&shared));
     }
 }

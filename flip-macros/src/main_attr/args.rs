@@ -10,7 +10,7 @@ use syn::punctuated::Punctuated;
 use syn::{Expr, Lit, LitBool, LitInt, LitStr, Path, Token, bracketed};
 
 /// Each argument with a value to show.
-const KNOWN: [(&str, &str); 16] = [
+const KNOWN: [(&str, &str); 18] = [
     ("upgrade", "SIGHUP"),
     ("stop", "[SIGTERM, SIGINT]"),
     ("ready", "manual"),
@@ -21,6 +21,8 @@ const KNOWN: [(&str, &str); 16] = [
     ("generations", "4"),
     ("state_limit", "4GiB"),
     ("executable", "\"/usr/bin/app\""),
+    ("pid_file", "\"/run/app.pid\""),
+    ("launcher", "on"),
     ("crate", "::flip"),
     ("flavor", "\"current_thread\""),
     ("worker_threads", "4"),
@@ -81,6 +83,8 @@ pub(crate) struct Args {
     timeouts: Vec<(Ident, u64)>,
     generations: Option<LitInt>,
     state_limit: Option<u64>,
+    /// A variant's name.
+    launcher: Option<&'static str>,
     /// The fields of the configuration that are paths.
     paths: Vec<(Ident, Expr)>,
     runtime: Runtime,
@@ -113,6 +117,7 @@ impl Args {
             timeouts: Vec::new(),
             generations: None,
             state_limit: None,
+            launcher: None,
             paths: Vec::new(),
             runtime: Runtime::default(),
         };
@@ -199,7 +204,17 @@ impl Args {
                 self.generations = Some(number);
             }
             "state_limit" => self.state_limit = Some(bytes(input)?),
-            "executable" => self.paths.push((key.clone(), input.parse().map_err(unfit)?)),
+            "launcher" => {
+                let span = input.span();
+                let word: Ident = input.parse().map_err(unfit)?;
+                self.launcher = Some(match word.to_string().as_str() {
+                    "auto" => "Auto",
+                    "on" => "On",
+                    "off" => "Off",
+                    _ => return Err(syn::Error::new(span, say::LAUNCHER)),
+                });
+            }
+            "executable" | "pid_file" => self.paths.push((key.clone(), input.parse().map_err(unfit)?)),
             "crate" => self.krate = crate_path(input).map_err(unfit)?,
             _ => self.runtime.value(&text, unfit, input)?,
         }
@@ -254,6 +269,10 @@ impl Args {
         }
         if let Some(bytes) = &self.state_limit {
             fields.push(quote!(state_limit: #bytes));
+        }
+        if let Some(launcher) = self.launcher {
+            let launcher = format_ident!("{launcher}");
+            fields.push(quote!(launcher: #flip::Launcher::#launcher));
         }
         for (key, path) in &self.paths {
             fields.push(quote!(#key: ::core::option::Option::Some(#path)));

@@ -182,7 +182,7 @@ fn args_under_opposite_conditions_are_one() {
     assert_eq!(mistakes(text), [""; 0]);
 }
 
-const OPTIONS: &str = "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4` and `options = |socket| …`";
+const OPTIONS: &str = "after the address, `#[listen]` takes `backlog = 1024`, `shards = 4`, `keep_accepting = true` and `options = |socket| …`";
 const OPEN: &str = "`#[exclusive]` needs what opens it: `#[exclusive(open = || Database::create(\"app.db\"))]`";
 const OPTION: &str =
     "`#[exclusive]` takes `open = || …`, which gives a `Result`, and `close = |value| …`, which gives one, too";
@@ -202,9 +202,8 @@ mistakes! {
         ["2: `#[with]` takes one expression: put a block around several statements"];
     with_half: "#[flip::main] fn main(#[with(a.)] a: A) {}",
         ["): unexpected end of input, expected identifier or integer"];
-    listen_nowhere: "#[flip::main] fn main(#[listen] a: A, #[listen(backlog = 3)] b: B) {}",
-        ["#[listen]: `#[listen]` needs an address: `#[listen(\"127.0.0.1:8080\")]`",
-         "backlog: `#[listen]` needs an address: `#[listen(\"127.0.0.1:8080\")]`"];
+    listen_option_without_address: "#[flip::main] fn main(#[listen(nodelay = true)] a: A, #[listen(backlog = 3, \"a\")] b: B) {}",
+        [format!("nodelay: {OPTIONS}"), format!("\"a\": {OPTIONS}")];
     listen_option: "#[flip::main] fn main(#[listen(\"a\", nodelay = true)] a: A, #[listen(\"a\", 3)] b: B) {}",
         [format!("nodelay: {OPTIONS}"), format!("3: {OPTIONS}")];
     listen_option_twice: "#[flip::main] fn main(#[listen(\"a\", shards = 1, shards = 1)] a: A) {}",
@@ -239,7 +238,7 @@ const CURRENT_THREAD: &str = "requires the `current_thread` runtime flavor: add 
 arguments! {
     unknown_argument: "upgarde = SIGHUP",
         ["upgarde: there is no argument `upgarde`: there are `upgrade`, `stop`, `ready`, `ready_timeout`, \
-          `freeze_timeout`, `quiesce_timeout`, `drain_timeout`, `generations`, `state_limit`, `executable`, `crate`, `flavor`, `worker_threads`, `start_paused`, `unhandled_panic`, `name`"];
+          `freeze_timeout`, `quiesce_timeout`, `drain_timeout`, `generations`, `state_limit`, `executable`, `pid_file`, `launcher`, `crate`, `flavor`, `worker_threads`, `start_paused`, `unhandled_panic`, `name`"];
     not_an_argument: "3, ready = manual, ready = auto",
         ["3: an argument is written like `drain_timeout = 30s`", "ready: `ready` is given twice: remove one"];
     argument_without_value: "upgrade, stop =, ready(manual)",
@@ -254,6 +253,7 @@ arguments! {
          "SIGTERM: this is no value for `stop`: write it like `stop = [SIGTERM, SIGINT]`",
          "7: this is no value for `crate`: write it like `crate = ::flip`",
          "1: this is no value for `start_paused`: write it like `start_paused = true`"];
+    launcher: "launcher = maybe", ["maybe: the launcher is `auto`, `on` or `off`"];
     times: "ready_timeout = 60, freeze_timeout = 3min, quiesce_timeout = 1.5s, drain_timeout = soon",
         ["60: a time needs its unit: `60s` for seconds, `60ms` for milliseconds, or `m`, `h`",
          "3min: there is no unit `min`: use `ms`, `s`, `m` or `h`",

@@ -5,7 +5,7 @@ pub(crate) async fn main(
     #[with(Config::load(&args.config)?)] config: Config,
     #[args] mut args: Cli,
     #[listen(config.http)] http: flip::TcpListener,
-    #[listen(config.admin, backlog = 16, shards = config.shards, options = |socket| socket.set_nodelay(true))]
+    #[listen(config.admin, backlog = 16, shards = config.shards, keep_accepting = true, options = |socket| socket.set_nodelay(true))]
     admin: Option<flip::TcpListener>,
     #[live(init = load(&config).await?)] rates: Live<Rates>,
     #[live(init = 3)] alias: Counter,
@@ -75,6 +75,7 @@ pub(crate) fn main() {
                     ::flip::ListenOptions::new()
                         .backlog(16)
                         .shards(config.shards)
+                        .keep_accepting(true)
                         .socket(|socket| socket.set_nodelay(true)),
                 )
                 .await?;

@@ -3,7 +3,7 @@
 //! ```text
 //! sizes: what is large in the states, long before the freeze, so that memory for it is ready then
 //! header section: who drains, with their descriptors; the names of the states, in order
-//! one section a state
+//! one section a state, then one a relay in which items wait
 //! the trailer: without it the content is not whole; with it, old holds none of its exclusives any more
 //! ```
 
@@ -11,17 +11,20 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::handoff::{BULK, Sink, Source, codec};
+use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Sink, Source, codec};
 use crate::live::{Hold, Looked};
+use crate::memory;
+use crate::protocol::{MESSAGE, Typed};
+use crate::relay::Untaken;
 use crate::shared::{Note, Shared};
 use crate::sys::fd;
+use crate::sys::spare::{Spare, append};
 
 const TRAILER: &[u8] = b"flip: whole";
 /// The most bytes in one frame.
@@ -33,16 +36,33 @@ const HEADER: usize = 4 * 1024 * 1024;
 pub(super) struct Header {
     pub(super) draining: Vec<Earlier>,
     states: Vec<String>,
+    /// Of how many relays there are items that nobody has taken; each has a section after those of the states.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    relays: u32,
 }
 
-/// How many descriptors an [`Earlier`] has.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// How many descriptors an [`Earlier`] has before those of its relays.
 pub(crate) const EARLIER: usize = 4;
 
-/// An earlier generation that drains: its channel, its pidfd, and its sockets for calls and connections travel beside it.
+/// An earlier generation that drains: its channel, its pidfd, and its sockets for calls, connections and each relay travel
+/// beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Earlier {
     pub(crate) pid: i32,
     pub(crate) generation: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) relays: Vec<Typed>,
+}
+
+impl Earlier {
+    pub(crate) fn descriptors(&self) -> usize {
+        EARLIER + self.relays.len()
+    }
 }
 
 /// How much of the states is gone through in search of what is large.
@@ -130,6 +150,16 @@ impl Writer<'_> {
     }
 }
 
+impl Writer<'_> {
+    /// All of a section.
+    fn section(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        fds.chunks(DESCRIPTORS).try_for_each(|fds| self.send(&[], fds))?;
+        bytes.chunks(CHUNK).try_for_each(|bytes| self.send(bytes, &[]))?;
+        self.end_section()
+    }
+}
+
 impl Sink for Writer<'_> {
     fn hold(&self) -> Option<&Arc<Hold>> {
         Some(&self.shared.hold)
@@ -156,7 +186,7 @@ pub(crate) fn freeze_and_send(
     shared: &Shared,
     attempt: u64,
     socket: BorrowedFd<'_>,
-    draining: Vec<(Earlier, [OwnedFd; EARLIER])>,
+    draining: Vec<(Earlier, Vec<OwnedFd>)>,
     quiesce: Duration,
 ) -> Result<(), String> {
     // An accept is one system call; whoever is inside leaves by itself.
@@ -180,13 +210,23 @@ pub(crate) fn freeze_and_send(
     let lost = |error: io::Error| format!("the new process does not take the content: {error}");
     let (draining, fds): (Vec<_>, Vec<_>) = draining.into_iter().unzip();
     let fds: Vec<_> = fds.into_iter().flatten().collect();
-    let header = Header { draining, states: states.iter().map(|state| state.name().to_owned()).collect() };
+    // Nobody takes or passes anything meanwhile.
+    let untaken: io::Result<Vec<_>> =
+        shared.relays.all().iter().filter_map(|relay| relay.untaken().transpose()).collect();
+    let untaken = untaken.map_err(|error| format!("what waits in a relay cannot be sent: {error}"))?;
+    let header = Header {
+        draining,
+        states: states.iter().map(|state| state.name().to_owned()).collect(),
+        relays: u32::try_from(untaken.len()).map_err(|error| error.to_string())?,
+    };
     let header = codec::to_named(&header).map_err(|error| error.to_string())?;
-    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    writer.send(&header, &borrowed).and_then(|()| writer.end_section()).map_err(lost)?;
+    writer.section(&header, &fds).map_err(lost)?;
     for state in states {
         state.save(&mut writer)?;
         writer.end_section().map_err(lost)?;
+    }
+    for (untaken, fds) in untaken {
+        untaken.encode().and_then(|bytes| writer.section(&bytes, &fds)).map_err(lost)?;
     }
     // While new still decodes, and as late as can be: what fails before this has closed nothing.
     if !shared.exclusives.close_all(shared, attempt)? {
@@ -291,7 +331,7 @@ impl Reader<'_> {
         let (sizes, _) = self.section(HEADER)?;
         let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
         // All that is believed before it is there, in sum.
-        let mut left = memory_to_spare().min(self.shared.state_limit.load(Ordering::Relaxed));
+        let mut left = (memory::left() / 4 * 3).min(self.shared.state_limit.load(Ordering::Relaxed));
         for size in sizes.bulks.into_iter().take(SIZES).filter(|size| *size >= BULK as u64) {
             // Beyond that, what comes brings its memory with it.
             let Some(rest) = left.checked_sub(size) else { break };
@@ -333,27 +373,6 @@ fn touch(room: &mut [Vec<u8>]) {
     });
 }
 
-/// How many bytes may be taken in advance: a good part of what the kernel says that it has, proc(5), and that the control
-/// groups of this process leave it, cgroups(7).
-fn memory_to_spare() -> u64 {
-    let available = || {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let left = |group: &Path| {
-        let number = |file| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
-        // Without a limit it says `max`.
-        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
-    };
-    let root = Path::new("/sys/fs/cgroup");
-    let groups = root.join(group);
-    let left = groups.ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min();
-    available().unwrap_or(0).saturating_mul(1024).min(left.unwrap_or(u64::MAX)) / 4 * 3
-}
-
 impl Source for Reader<'_> {
     fn hold(&self) -> Option<&Arc<Hold>> {
         Some(&self.shared.hold)
@@ -361,15 +380,26 @@ impl Source for Reader<'_> {
 
     fn receive(&mut self, buffer: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         self.seek_bytes(fds)?;
-        let start = buffer.len();
-        buffer.resize(start + self.left, 0);
-        self.fill(&mut buffer[start..], fds)
+        let length = self.left;
+        append(buffer, length, |room| self.fill(room, fds).map(drop))?;
+        Ok(length)
     }
 
-    fn fill(&mut self, bytes: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+    fn fill(&mut self, room: &mut Spare<'_>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         self.seek_bytes(fds)?;
-        let length = bytes.len().min(self.left);
-        self.read_exactly(&mut bytes[..length])?;
+        let length = room.left().min(self.left);
+        let mut left = length;
+        while left > 0 {
+            match room.receive(left, self.socket.as_fd()) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok(count) => left -= count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.left -= length;
         self.shared.progress.mark();
         Ok(length)
@@ -414,7 +444,7 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     let (header, fds) = reader.section(HEADER).map_err(cut)?;
     let header: Header =
         codec::from_named(&header).map_err(|error| format!("the content's header does not decode: {error}"))?;
-    if fds.len() != header.draining.len() * EARLIER {
+    if fds.len() != header.draining.iter().map(Earlier::descriptors).sum::<usize>() {
         return Err("the content's header has the wrong number of descriptors".to_owned());
     }
     let limit = usize::try_from(shared.state_limit.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
@@ -445,6 +475,11 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     }
     // What nobody needed.
     reader.room = Vec::new();
+    for _ in 0..header.relays {
+        let (bytes, fds) = reader.section(MESSAGE).map_err(cut)?;
+        let (relay, parcels) = Untaken::decode(&bytes, fds)?;
+        shared.relays.restored(relay, parcels);
+    }
     let (trailer, _) = reader.section(TRAILER.len()).map_err(cut)?;
     if trailer != TRAILER {
         return Err("the content of the old process ends in an unknown way".to_owned());
@@ -490,7 +525,7 @@ impl Source for Early {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn header(states: &[&str]) -> Vec<u8> {
     let states = states.iter().map(|name| (*name).to_owned()).collect();
-    codec::to_named(&Header { draining: Vec::new(), states }).unwrap_or_default()
+    codec::to_named(&Header { states, ..Header::default() }).unwrap_or_default()
 }
 
 /// What comes before it.
@@ -510,8 +545,8 @@ mod tests {
     fn what_comes_before_the_states_is_read_for_ever() {
         let bytes = golden("content sizes", &codec::to_named(&Sizes { bulks: vec![1 << 20, 5] }).unwrap());
         assert_eq!(codec::from_named::<Sizes>(&bytes).unwrap().bulks, [1 << 20, 5]);
-        let draining = vec![Earlier { pid: 4711, generation: 2 }];
-        let header = Header { draining, states: vec!["visits".to_owned()] };
+        let draining = vec![Earlier { pid: 4711, generation: 2, relays: vec![] }];
+        let header = Header { draining, states: vec!["visits".to_owned()], relays: 0 };
         let bytes = golden("content header", &codec::to_named(&header).unwrap());
         let read: Header = codec::from_named(&bytes).unwrap();
         assert_eq!(format!("{read:?}"), format!("{header:?}"));
@@ -569,7 +604,7 @@ mod tests {
         let (ours, theirs) = fd::stream_pair().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let header = Header { draining: vec![], states: vec!["later".into()] };
+                let header = Header { states: vec!["later".into()], ..Header::default() };
                 section(&shared, ours.as_fd(), &codec::to_named(&header).unwrap());
                 let writer = Writer { socket: ours.as_fd(), shared: &shared };
                 while writer.frame(&[7; FRAME], &[]).is_ok() {}

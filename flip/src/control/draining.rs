@@ -1,17 +1,18 @@
-//! What the owner does for the generations that drain: applies their calls and takes their connections, on a thread that
-//! may run code of the user's.
+//! What the owner does for the generations that drain: applies their calls, takes their connections and the items of their
+//! relays, on a thread that may run code of the user's.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::link::Link;
+use super::link::{Link, Received};
 use crate::live::{BUFFER, Holding, serve_call};
 use crate::log::say;
 use crate::pass::Passed;
-use crate::protocol::Message;
-use crate::shared::Shared;
+use crate::protocol::{Message, Typed};
+use crate::relay::{DESCRIPTORS, Looked, Origin, Post, parcels};
+use crate::shared::{Note, Shared};
 use crate::sys::fd::{self, EventFd, PollEntry, poll};
 
 /// How long the rest of a connection that was begun may take.
@@ -19,16 +20,66 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks for a free descriptor.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// The two sockets of a generation that drains, until they are at their end.
+/// The sockets of a generation that drains, until they are at their end.
 pub(crate) struct Sockets {
     calls: Option<OwnedFd>,
     passes: Option<Link>,
+    relays: Vec<Passing>,
+}
+
+/// A relay of a generation that drains.
+struct Passing {
+    name: String,
+    origin: Arc<Origin>,
+    link: Link,
 }
 
 impl Sockets {
-    pub(crate) fn new(calls: OwnedFd, passes: OwnedFd) -> std::io::Result<Sockets> {
+    pub(crate) fn new(
+        calls: OwnedFd,
+        passes: OwnedFd,
+        relays: impl IntoIterator<Item = (Typed, OwnedFd)>,
+    ) -> std::io::Result<Sockets> {
         fd::set_nonblocking(calls.as_fd(), true)?;
-        Ok(Sockets { calls: Some(calls), passes: Some(Link::new(passes)?) })
+        let relays = relays.into_iter().map(|(Typed { name, schema }, socket)| {
+            Ok(Passing { name, origin: Origin::new(schema), link: Link::new(socket)? })
+        });
+        Ok(Sockets {
+            calls: Some(calls),
+            passes: Some(Link::new(passes)?),
+            relays: relays.collect::<std::io::Result<_>>()?,
+        })
+    }
+
+    fn are_at_their_end(&self) -> bool {
+        self.calls.is_none() && self.passes.is_none() && self.relays.is_empty()
+    }
+}
+
+impl Passing {
+    /// Where its items go, if that is known; nothing where they never will.
+    fn post(&self, shared: &Shared) -> Option<Option<Arc<Post>>> {
+        match shared.relays.look_for(&self.name) {
+            Looked::Declared(post) => post.has_room().map(|has_room| has_room.then_some(post)),
+            Looked::Unknown => Some(None),
+            Looked::Unwanted => None,
+        }
+    }
+
+    /// Whoever passes has the next item back. What is on its way already is closed: nobody else would ever read it.
+    fn refuse(&mut self) {
+        fd::shutdown(self.link.socket());
+        let mut count = 0;
+        while let Ok(Some(received)) = self.link.receive() {
+            count += if let Message::Items(items) = received.message { items.len() } else { 0 };
+        }
+        if count > 0 {
+            say!(
+                warn,
+                "{count} items of the relay `{}` were on their way, and nobody takes them here: closed",
+                self.name
+            );
+        }
     }
 }
 
@@ -36,15 +87,40 @@ impl Sockets {
 pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &EventFd) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        sockets.retain(|sockets| sockets.calls.is_some() || sockets.passes.is_some());
+        // Whoever passes what nobody takes has it back; but not once the next owner has these sockets, too.
+        let Some(turn_to_refuse) = turn(shared) else { return };
+        for sockets in &mut sockets {
+            sockets.relays.retain_mut(|passing| {
+                let may_be_wanted = passing.post(shared).is_some();
+                if !may_be_wanted {
+                    passing.refuse();
+                }
+                may_be_wanted && passing.link.is_open()
+            });
+        }
+        drop(turn_to_refuse);
+        let count = sockets.len();
+        sockets.retain(|sockets| !sockets.are_at_their_end());
+        if sockets.len() < count {
+            shared.notes.send(Note::Passed);
+        }
         if sockets.is_empty() {
             return;
         }
-        let mut entries = vec![PollEntry::readable(stop.as_fd())];
-        for Sockets { calls, passes } in &sockets {
+        // Before the look at who has room.
+        shared.relays.bell().clear();
+        let posts: Vec<Option<Arc<Post>>> =
+            sockets.iter().flat_map(|sockets| &sockets.relays).map(|passing| passing.post(shared).flatten()).collect();
+        let mut entries = vec![PollEntry::readable(stop.as_fd()), PollEntry::readable(shared.relays.bell().as_fd())];
+        for Sockets { calls, passes, .. } in &sockets {
             entries.push(calls.as_ref().map_or(PollEntry::absent(), |calls| PollEntry::readable(calls.as_fd())));
             entries.push(passes.as_ref().map_or(PollEntry::absent(), |passes| PollEntry::readable(passes.socket())));
         }
+        let relays = sockets.iter().flat_map(|sockets| &sockets.relays).zip(&posts);
+        entries.extend(relays.map(|(passing, post)| match post {
+            Some(_) => PollEntry::readable(passing.link.socket()),
+            None => PollEntry::absent(),
+        }));
         if let Err(error) = poll(&mut entries, None) {
             return say!(error, "draining processes are no longer served: {error}");
         }
@@ -53,7 +129,8 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
             return;
         }
         let mut lacking = false;
-        for (sockets, ready) in sockets.iter_mut().zip(ready[1..].chunks(2)) {
+        let (ready, ready_relays) = ready[2..].split_at(2 * sockets.len());
+        for (sockets, ready) in sockets.iter_mut().zip(ready.chunks(2)) {
             if ready[0]
                 && let Some(calls) = &sockets.calls
             {
@@ -68,7 +145,7 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
                 && let Some(passes) = &mut sockets.passes
             {
                 // The kernel closes a connection that it has no descriptor for (MSG_CTRUNC, recv(2)); it had better wait.
-                if passes.socket().try_clone_to_owned().is_err() {
+                if !fd::are_free(1) {
                     lacking = true;
                     continue;
                 }
@@ -84,6 +161,23 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
                     sockets.passes = None;
                     shared.arrivals.source_ended();
                 }
+            }
+        }
+        let passing = sockets.iter_mut().flat_map(|sockets| &mut sockets.relays);
+        for ((passing, post), ready) in passing.zip(posts).zip(ready_relays) {
+            let Some(post) = post.filter(|_| *ready) else { continue };
+            if !fd::are_free(DESCRIPTORS) {
+                lacking = true;
+                continue;
+            }
+            let Some(_turn) = turn(shared) else { return };
+            if let Err(error) = take_items(passing, &post) {
+                say!(
+                    warn,
+                    "a draining process passed what is no item of the relay `{}`, and keeps what it still has: {error}",
+                    passing.name
+                );
+                passing.link.close();
             }
         }
         if lacking && !matches!(poll(&mut [PollEntry::readable(stop.as_fd())], Some(AGAIN)), Ok(0)) {
@@ -106,23 +200,39 @@ fn turn(shared: &Shared) -> Option<MutexGuard<'_, ()>> {
     }
 }
 
-/// One connection, whole: where it takes several packets the rest of them is waited for.
+/// One connection, whole.
 fn take_connection(shared: &Shared, link: &mut Link) -> std::io::Result<()> {
+    let Some(received) = take_message(link)? else {
+        return if link.is_open() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) };
+    };
+    let (Message::Passed(passed), Some(socket)) = (received.message, received.fds.into_iter().next()) else {
+        return Err(std::io::Error::other("a message that is no connection"));
+    };
+    let connection = Passed { socket, unread: passed.unread, kept: passed.kept };
+    shared.arrivals.push(&passed.listener, connection);
+    Ok(())
+}
+
+/// One message of items.
+fn take_items(passing: &mut Passing, post: &Post) -> std::io::Result<()> {
+    let Some(received) = take_message(&mut passing.link)? else { return Ok(()) };
+    let items = match received.message {
+        Message::Items(items) => parcels(items, received.fds, |_| Some(&passing.origin)),
+        _ => None,
+    };
+    post.push(items.ok_or_else(|| std::io::Error::other("a message that makes no sense"))?);
+    Ok(())
+}
+
+/// One message, if any is there: where it takes several packets the rest of them is waited for.
+fn take_message(link: &mut Link) -> std::io::Result<Option<Received>> {
     loop {
         let received = link.receive().map_err(std::io::Error::other)?;
-        if let Some(received) = received {
-            let (Message::Passed(passed), Some(socket)) = (received.message, received.fds.into_iter().next()) else {
-                return Err(std::io::Error::other("a message that is no connection"));
-            };
-            let connection = Passed { socket, unread: passed.unread, kept: passed.kept };
-            shared.arrivals.push(&passed.listener, connection);
-            return Ok(());
+        if received.is_some() || !link.is_amid() {
+            return Ok(received);
         }
         if !link.is_open() {
             return Err(ErrorKind::UnexpectedEof.into());
-        }
-        if !link.is_amid() {
-            return Ok(());
         }
         // A freeze waits for this turn, and its sender may have been stopped in the middle.
         if poll(&mut [PollEntry::readable(link.socket())], Some(PATIENCE))? == 0 {

@@ -43,6 +43,12 @@ impl Link {
         self.assembler.is_amid()
     }
 
+    /// Nothing more is read or written, here or there.
+    pub(super) fn close(&mut self) {
+        fd::shutdown(self.socket());
+        self.closed = true;
+    }
+
     pub(super) fn wants_to_write(&self) -> bool {
         !self.closed && !self.out.is_empty()
     }

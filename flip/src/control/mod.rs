@@ -4,10 +4,12 @@
 mod content;
 mod draining;
 mod link;
+mod supervisor;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
@@ -17,28 +19,34 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-pub(crate) use self::content::{EARLIER, Earlier, freeze_and_send, receive_and_restore, send_sizes};
+pub(crate) use self::content::{Earlier, freeze_and_send, receive_and_restore, send_sizes};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::content::{header, sizes};
 pub(crate) use self::draining::{Sockets, serve_draining};
 use self::link::Link;
 use crate::config::{Ready, Settings};
+use crate::drain::{Leaving, report_due};
 use crate::entry;
 use crate::handle::{UpgradeError, Upgraded};
 use crate::listen::{InheritedSocket, Listeners};
 use crate::live::{Forwarder, Holding};
 use crate::log::say;
+use crate::memory;
 use crate::pass::Passer;
 use crate::phase::Phase;
+use crate::pid_file::PidFile;
 use crate::protocol::{
-    Action, Content, Deadline, Event, Hello, Message, NoWord, OFFER_FIXED, OLDEST, Offer, OfferedState, Old, Owner,
-    Process, Reason, Refusal, State, VERSION, Waiting, Word, packets,
+    Action, Content, Deadline, Event, Hello, Message, NoWord, OFFER_FIXED, OLDEST, Offer, Old, Owner, Process, Reason,
+    Refusal, State, Typed, VERSION, Waiting, Word, packets,
 };
+use crate::relay::Looked;
 use crate::shared::{Note, Reply, Shared, Start};
-use crate::sys::env::Origin;
+use crate::sys::env::{self, Origin};
 use crate::sys::fd::{self, EventFd, Pidfd, PollEntry, SharedWord};
+use crate::sys::oom::First;
 use crate::sys::signal::{self, Signals};
 use crate::sys::spawn::{Spawn, spawn};
+use crate::systemd::{self, Systemd};
 
 /// How much longer than old the new process waits, so that old's report is the one that is read.
 const LONGER: Duration = Duration::from_secs(1);
@@ -68,6 +76,8 @@ pub(crate) struct Control {
     pub(crate) signals: Signals,
     /// The way to the old process, where there is one.
     pub(crate) channel: Option<OwnedFd>,
+    /// Where memory runs out this process goes first, until it serves.
+    pub(crate) goes_first: Option<First>,
 }
 
 /// The process that hands over to this one, until this one owns the service.
@@ -79,10 +89,11 @@ struct Before {
     dead: bool,
     calls: Option<OwnedFd>,
     passes: Option<OwnedFd>,
+    relays: Vec<(Typed, OwnedFd)>,
 }
 
 /// To send the content, with the generations that drain.
-type Order = Vec<(Earlier, [OwnedFd; EARLIER])>;
+type Order = Vec<(Earlier, Vec<OwnedFd>)>;
 
 /// The process that this one hands over to; after the handoff, the owner.
 struct After {
@@ -97,10 +108,13 @@ struct After {
     content: Option<OwnedFd>,
     calls: Option<OwnedFd>,
     passes: Option<OwnedFd>,
+    relays: Vec<(String, OwnedFd)>,
     /// The owner word, until it goes with the offer.
     word: Option<OwnedFd>,
     /// Why it ended, by its own account.
     words: Option<String>,
+    /// How it ended, by the kernel's.
+    ended: Option<String>,
     waiting: Waiting,
     frozen: Option<Instant>,
 }
@@ -112,11 +126,32 @@ struct Draining {
     pidfd: Pidfd,
     calls: OwnedFd,
     passes: OwnedFd,
+    relays: Vec<OwnedFd>,
 }
 
 impl Draining {
     fn has_passed_more(&self) -> bool {
-        fd::has_unread(self.passes.as_fd())
+        self.relays.iter().chain([&self.passes]).any(|socket| fd::has_unread(socket.as_fd()))
+    }
+
+    fn sockets(&self) -> std::io::Result<Sockets> {
+        let relays = self.earlier.relays.iter().cloned().zip(&self.relays);
+        let relays = relays.map(|(relay, socket)| Ok((relay, socket.try_clone()?)));
+        Sockets::new(self.calls.try_clone()?, self.passes.try_clone()?, relays.collect::<std::io::Result<Vec<_>>>()?)
+    }
+
+    /// Its descriptors, as they go to the next owner.
+    fn descriptors(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let mut fds = vec![
+            self.link.socket().try_clone_to_owned()?,
+            self.pidfd.try_clone()?.into_fd(),
+            self.calls.try_clone()?,
+            self.passes.try_clone()?,
+        ];
+        for relay in &self.relays {
+            fds.push(relay.try_clone()?);
+        }
+        Ok(fds)
     }
 }
 
@@ -158,13 +193,22 @@ struct Thread {
     /// Where the content was touched first, before everything was ready.
     touched: Option<String>,
     draining_stop: Option<Arc<EventFd>>,
+    /// When the next report of what is left is due, since when, and how many there were.
+    report: Option<(Instant, Instant, u32)>,
     /// The new process was dead when it was found to have taken over.
     orphaned: bool,
+    /// Where somebody wants to be told.
+    systemd: Option<Systemd>,
+    /// Whoever starts the service was told that it serves.
+    announced: bool,
+    /// What became of the last upgrade.
+    last_upgrade: Option<String>,
+    goes_first: Option<First>,
 }
 
 /// Starts the control thread. It runs until the process has nothing left to do.
 pub(crate) fn start(control: Control) -> std::io::Result<()> {
-    let Control { shared, settings, origin, signals, channel } = control;
+    let Control { shared, settings, origin, signals, channel, goes_first } = control;
     let before = match channel {
         None => None,
         Some(channel) => {
@@ -175,7 +219,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
                 Ok(pidfd) => (Some(pidfd), false),
                 Err(error) => (None, error.raw_os_error() == Some(Errno::ESRCH as i32)),
             };
-            Some(Before { link, pid: 0, pidfd, dead: gone, calls: None, passes: None })
+            Some(Before { link, pid: 0, pidfd, dead: gone, calls: None, passes: None, relays: vec![] })
         }
     };
     let process = if before.is_some() {
@@ -184,7 +228,20 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         Process::cold(settings.supervised, settings.generations)
     };
     shared.state_limit.store(settings.state_limit, Ordering::Relaxed);
+    #[cfg(feature = "ws")]
+    shared
+        .drain_timeout
+        .store(u64::try_from(settings.drain_timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     let room_made = before.is_none();
+    let mut systemd = Systemd::new(|name| std::env::var_os(name));
+    if before.is_none() {
+        if let Some(systemd) = &mut systemd {
+            systemd.starting(settings.ready_timeout);
+        }
+        for advice in systemd::advice(|name| std::env::var_os(name), std::process::id()) {
+            say!(warn, "{advice}");
+        }
+    }
     let thread = Thread {
         shared,
         settings,
@@ -212,7 +269,12 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         main_ended: false,
         touched: None,
         draining_stop: None,
+        report: None,
         orphaned: false,
+        systemd,
+        announced: false,
+        last_upgrade: None,
+        goes_first,
     };
     std::thread::Builder::new().name("flip-control".into()).spawn(move || {
         // Without this thread nothing but SIGKILL would end the process, and nobody would take over from it.
@@ -255,6 +317,7 @@ enum Source {
     AfterDeath,
     Draining(usize),
     DrainingDeath(usize),
+    Systemd,
 }
 
 impl Thread {
@@ -278,6 +341,9 @@ impl Thread {
                 self.look_at(source);
             }
             self.look_at_the_clock();
+            self.look_whether_all_is_done();
+            self.report();
+            self.look_after_systemd();
         }
     }
 
@@ -318,7 +384,14 @@ impl Thread {
             sources.push(Source::DrainingDeath(index));
             entries.push(PollEntry::readable(draining.pidfd.as_fd()));
         }
-        let timeout = self.deadline.map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        if let Some(systemd) = self.systemd.as_ref().filter(|systemd| systemd.wants_to_write()) {
+            sources.push(Source::Systemd);
+            entries.push(PollEntry::writable(systemd.as_fd()));
+        }
+        let systemd = self.systemd.as_ref().and_then(Systemd::due);
+        let next =
+            [self.deadline.map(|(_, at)| at), self.report.map(|(due, ..)| due), systemd].into_iter().flatten().min();
+        let timeout = next.map(|at| at.saturating_duration_since(Instant::now()));
         fd::poll(&mut entries, timeout)?;
         Ok(sources.into_iter().zip(&entries).filter(|(_, entry)| entry.is_ready()).map(|(source, _)| source).collect())
     }
@@ -355,6 +428,12 @@ impl Thread {
                         self.left.push(gone);
                     }
                     self.step(Event::DrainingGone);
+                    self.tell(Systemd::status);
+                }
+            }
+            Source::Systemd => {
+                if let Some(systemd) = &mut self.systemd {
+                    systemd.flush();
                 }
             }
         }
@@ -382,8 +461,8 @@ impl Thread {
     fn look_whether_new_died(&mut self) {
         if self.after.as_ref().is_some_and(|after| after.pidfd.is_dead()) {
             self.hear_after();
-            if let Some(after) = &self.after {
-                after.pidfd.reap();
+            if let Some(after) = &mut self.after {
+                after.ended = after.pidfd.reap();
                 self.step(Event::NewDied);
             }
         }
@@ -404,6 +483,7 @@ impl Thread {
             Note::RoomMade => self.room_is_made(),
             Note::SetupDone => {
                 self.setup_done = true;
+                self.refuse_relays();
                 if std::mem::take(&mut self.starts_late) && self.shared.phase.get() == Phase::Serving {
                     self.start_listeners();
                 }
@@ -422,6 +502,8 @@ impl Thread {
                 self.step(Event::RestoreFailed);
             }
             Note::Opens => self.say_missing(),
+            // Whose descriptors were kept for that.
+            Note::Passed => self.left.retain(Draining::has_passed_more),
             // By itself an end means nothing; old's death, which is seen after it, or the deadline decides.
             Note::ContentEnded(text) => {
                 self.content_ended = Some(text);
@@ -442,6 +524,11 @@ impl Thread {
                 self.step(Event::MainEnded);
             }
             Note::Drained => self.step(Event::Drained),
+            Note::Beats => {
+                if let Some(systemd) = &mut self.systemd {
+                    systemd.heartbeat_answered();
+                }
+            }
             Note::Upgrade(reply) => {
                 if self.settings.upgrade.is_none() {
                     return reply.answer(Err(UpgradeError::Off));
@@ -452,6 +539,16 @@ impl Thread {
                 if let Some(reply) = self.asking.take() {
                     reply.answer(Err(UpgradeError::Stopping));
                 }
+            }
+        }
+    }
+
+    /// Before the commit, so that nothing is on its way through a relay that is none here.
+    fn refuse_relays(&self) {
+        let Some(before) = &self.before else { return };
+        for (relay, socket) in &before.relays {
+            if matches!(self.shared.relays.look_for(&relay.name), Looked::Unwanted) {
+                fd::shutdown(socket.as_fd());
             }
         }
     }
@@ -506,8 +603,9 @@ impl Thread {
             signal::Sender::Process(_) => format!("{signal}"),
             signal::Sender::Kernel => format!("{signal} from the kernel"),
         };
-        // A terminal that hangs up is gone, and with it whoever would look at a new process.
-        let hang_up = signal == Signal::SIGHUP && from == signal::Sender::Kernel;
+        // A terminal that hangs up is gone, and with it whoever would look at a new process. A shell that ends tells its jobs so itself.
+        let hung_up = || self.origin.terminal && !env::has_terminal();
+        let hang_up = signal == Signal::SIGHUP && (from == signal::Sender::Kernel || hung_up());
         if hang_up && self.origin.ignored.contains(signal) {
             return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
         }
@@ -624,13 +722,15 @@ impl Thread {
         if !(OLDEST..=VERSION).contains(&offer.version) {
             return Err(format!("it speaks version {} of the protocol, this one {OLDEST} to {VERSION}", offer.version));
         }
-        if fds.len() != OFFER_FIXED + offer.listeners.len() {
+        if fds.len() != OFFER_FIXED + offer.listeners.len() + offer.relays.len() {
             return Err(format!(
-                "the offer names {} listeners and brings {} descriptors",
+                "the offer names {} listeners and {} relays and brings {} descriptors",
                 offer.listeners.len(),
+                offer.relays.len(),
                 fds.len()
             ));
         }
+        let relays = fds.split_off(OFFER_FIXED + offer.listeners.len());
         let listeners = fds.split_off(OFFER_FIXED);
         let mut fixed = fds.into_iter();
         let mut next = || fixed.next().expect("counted above");
@@ -649,6 +749,7 @@ impl Thread {
         // Only this thread sets it, and only here or at a cold start.
         let _ = self.shared.listeners.set(listeners);
         self.shared.states.offered(offer.states.into_iter().map(|state| (state.name, state.schema)));
+        self.shared.relays.offered(offer.relays.iter().map(|relay| (relay.name.clone(), relay.schema.clone())));
         self.origin.mask = offer.mask.iter().filter_map(|signal| Signal::try_from(*signal).ok()).collect();
         self.shared.generation.store(offer.generation, Ordering::Relaxed);
         self.word = Some(Arc::new(word));
@@ -664,6 +765,7 @@ impl Thread {
             before.pidfd = Some(pidfd);
             before.calls = Some(calls);
             before.passes = Some(passes);
+            before.relays = offer.relays.into_iter().zip(relays).collect();
         }
         self.shared.start.announce(Start::Successor);
         Ok(())
@@ -676,10 +778,11 @@ impl Thread {
         self.left.clear();
         for earlier in earlier {
             let (channel, pidfd, calls, passes) = (next(), next(), next(), next());
+            let relays = earlier.relays.iter().map(|_| next()).collect();
             match Link::new(channel).and_then(|link| Ok((link, Pidfd::received(pidfd)?))) {
                 Ok((link, pidfd)) => {
                     let is_gone = pidfd.is_dead();
-                    let draining = Draining { earlier, link, pidfd, calls, passes };
+                    let draining = Draining { earlier, link, pidfd, calls, passes, relays };
                     if is_gone { self.left.push(draining) } else { self.arriving.push(draining) }
                 }
                 Err(error) => say!(warn, "generation {} drains alone: {error}", earlier.generation),
@@ -700,6 +803,10 @@ impl Thread {
             && extended > now
         {
             self.deadline = Some((deadline, extended));
+            let longest = (extended - now).saturating_add(self.settings.freeze_timeout);
+            if let Some(systemd) = &mut self.systemd {
+                systemd.extend(longest);
+            }
             return;
         }
         // A death that came first decides first.
@@ -708,6 +815,58 @@ impl Thread {
         if self.deadline.is_some_and(|(_, at)| at <= now) {
             self.deadline = None;
             self.step(Event::DeadlinePassed);
+        }
+    }
+
+    /// From here on what is open here ends. The state has its deadline already.
+    fn begin_to_leave(&mut self) {
+        let until = self.deadline.filter(|(deadline, _)| *deadline == Deadline::Drain).map(|(_, at)| at);
+        // Nobody else sets it, and nobody leaves twice.
+        let _ = self.shared.leaving.set(Leaving { until, open: self.shared.connections.len() });
+        let now = Instant::now();
+        self.report = Some((now + report_due(0), now, 0));
+    }
+
+    /// Says what is left, if it is time to.
+    fn report(&mut self) {
+        let now = Instant::now();
+        let Some((_, since, said)) = self.report.filter(|(due, ..)| *due <= now) else { return };
+        self.report = since.checked_add(report_due(said + 1)).map(|due| (due, since, said + 1));
+        let Some(drain) = self.shared.draining() else { return };
+        let mut left = vec![];
+        if drain.connections() + drain.handlers > 0 {
+            left.push(drain.to_string());
+        }
+        let earlier = self.draining.iter().map(|draining| {
+            format!("generation {} (pid {}) drains", draining.earlier.generation, draining.earlier.pid)
+        });
+        left.extend(earlier);
+        if !self.main_ended && left.is_empty() {
+            left.push("main has not returned".to_owned());
+        }
+        if !left.is_empty() {
+            let (pid, drains) = (std::process::id(), (now - since).as_secs());
+            say!(info, "generation {} (pid {pid}) drains for {drains} s: {}", self.generation(), left.join("; "));
+        }
+    }
+
+    /// What lasted through a stop ends once nothing else is left.
+    fn look_whether_all_is_done(&mut self) {
+        let shared = &self.shared;
+        if shared.lasting.is_open() && shared.connections.is_done() && self.draining.is_empty() {
+            self.end_what_lasts();
+        }
+    }
+
+    /// Nothing is accepted any more, and whoever waits for a phase looks again.
+    fn end_what_lasts(&self) {
+        let shared = &self.shared;
+        if shared.lasting.is_open() {
+            shared.lasting.close();
+            shared.phase.set(shared.phase.get());
+            let listeners = self.listeners();
+            listeners.close();
+            self.unlink(&listeners);
         }
     }
 
@@ -747,6 +906,9 @@ impl Thread {
             self.arm();
             for action in actions {
                 self.act(action);
+            }
+            if self.process.state == State::Old(Old::Serving) {
+                self.announce();
             }
         }
     }
@@ -802,7 +964,9 @@ impl Thread {
                 if !self.main_ended {
                     say!(warn, "cut: main, which has not returned");
                 }
+                self.report = None;
                 self.shared.phase.set(Phase::Cut);
+                self.end_what_lasts();
                 self.shared.exclusives.wake();
                 if self.shared.main_blocks.load(Ordering::Relaxed) {
                     // Nobody can drop a `main` that runs on its own thread; the process ends under it.
@@ -837,8 +1001,13 @@ impl Thread {
     }
 
     fn spawn(&mut self) {
+        // An upgrade that was asked for before this process was ready.
+        self.announce();
         self.attempt += 1;
         self.failure = None;
+        let Settings { ready_timeout, freeze_timeout, quiesce_timeout, .. } = self.settings;
+        let longest = ready_timeout.saturating_add(freeze_timeout.saturating_mul(2)).saturating_add(quiesce_timeout);
+        self.tell(|systemd, status| systemd.reloading(longest, status));
         // The end of this attempt is the answer, and it may come at once.
         self.asked.extend(self.asking.take());
         if let Err(error) = self.try_spawn() {
@@ -849,13 +1018,17 @@ impl Thread {
 
     fn try_spawn(&mut self) -> Result<(), String> {
         self.word = None;
+        if self.settings.checks_memory
+            && let Some(refusal) = memory::refusal()
+        {
+            return Err(refusal);
+        }
         let text = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
         let (word, file) = SharedWord::create().map_err(text("the owner word cannot be made"))?;
         let (ours, theirs) = fd::seqpacket_pair().map_err(text("the channel cannot be made"))?;
         let link = Link::new(ours).map_err(text("the channel cannot be made"))?;
         self.word = Some(Arc::new(word));
-        let executable = self.settings.executable.as_ref().unwrap_or(&self.origin.executable);
-        let executable = self.origin.directory.join(executable);
+        let executable = self.executable();
         let handled: SigSet = self.settings.signals().into_iter().collect();
         let child = spawn(&Spawn {
             executable: &executable,
@@ -876,7 +1049,9 @@ impl Thread {
             content: None,
             calls: None,
             passes: None,
+            relays: vec![],
             words: None,
+            ended: None,
             word: Some(file),
             waiting: Waiting::default(),
             frozen: None,
@@ -907,13 +1082,20 @@ impl Thread {
             fds.push(outgoing.as_fd().try_clone_to_owned()?);
             offered.push(outgoing.offered);
         }
+        let mut relays = vec![];
+        for relay in self.shared.relays.all() {
+            let (ours, theirs) = fd::seqpacket_pair()?;
+            fds.push(theirs);
+            after.relays.push((relay.name().to_string(), ours));
+            relays.push(Typed { name: relay.name().to_string(), schema: relay.schema().encode() });
+        }
         after.freezer = Some(freezer);
         after.content = Some(ours);
         after.calls = Some(calls);
         after.passes = Some(passes);
-        let states = states.into_iter().map(|(name, schema)| OfferedState { name, schema: schema.encode() }).collect();
-        let offer =
-            Offer { version: after.version, generation, pid: Pid::this().as_raw(), mask, listeners: offered, states };
+        let states = states.into_iter().map(|(name, schema)| Typed { name, schema: schema.encode() }).collect();
+        let pid = Pid::this().as_raw();
+        let offer = Offer { version: after.version, generation, pid, mask, listeners: offered, states, relays };
         after.link.send(&Message::Offer(offer), fds);
         Ok(())
     }
@@ -948,17 +1130,7 @@ impl Thread {
             .draining
             .iter()
             .chain(&self.left)
-            .map(|draining| {
-                Ok((
-                    draining.earlier.clone(),
-                    [
-                        draining.link.socket().try_clone_to_owned()?,
-                        draining.pidfd.try_clone()?.into_fd(),
-                        draining.calls.try_clone()?,
-                        draining.passes.try_clone()?,
-                    ],
-                ))
-            })
+            .map(|draining| Ok((draining.earlier.clone(), draining.descriptors()?)))
             .collect();
         let Some(after) = &mut self.after else { return };
         after.frozen = Some(Instant::now());
@@ -977,6 +1149,7 @@ impl Thread {
         // A snapshot that waits for whoever is inside of one sees that it is not wanted.
         self.shared.states.wake();
         self.shared.exclusives.wake();
+        self.shared.relays.wake();
         self.shared.accepting.open();
         self.shared.dispatching.open();
         self.shared.phase.set(Phase::Serving);
@@ -1018,7 +1191,11 @@ impl Thread {
             Reason::SpawnFailed => format!("no new process could be started{}", because(failure)),
             Reason::NewDied => match words {
                 Some(words) => format!("{new} ended before it served: {words}"),
-                None => format!("{new} ended before it served, without a word"),
+                None => {
+                    let status = after.as_ref().and_then(|after| after.ended.clone());
+                    let status = status.unwrap_or_else(|| "its status is unknown".to_owned());
+                    format!("{new} ended before it served, without a word: {status}")
+                }
             },
             Reason::TooSlow(deadline) => {
                 let time = format!("{:?}", self.time_for(deadline));
@@ -1042,6 +1219,8 @@ impl Thread {
             std::process::id()
         );
         say!(error, "{why}");
+        self.last_upgrade = Some(why.clone());
+        self.tell(Systemd::ready);
         for reply in self.asked.drain(..) {
             reply.answer(Err(UpgradeError::RolledBack(why.clone())));
         }
@@ -1088,11 +1267,22 @@ impl Thread {
                 Err(error) => say!(warn, "connections cannot be passed to the new process: {error}"),
             }
         }
+        let mut sockets: HashMap<_, _> =
+            self.after.as_mut().map(|after| after.relays.drain(..).collect()).unwrap_or_default();
+        for relay in shared.relays.all() {
+            let socket = sockets.remove(&**relay.name());
+            relay.open(socket);
+        }
+        // It is the new process's by now, which has put its own in this one's place.
+        shared.set_pid_file(None);
         shared.freeze.give(&shared.hold);
+        shared.relays.give_up();
         shared.exclusives.wake();
+        self.begin_to_leave();
         shared.phase.set(Phase::HandedOff);
         // Before anybody is told, so that an address that the new process does not have is free then.
         self.listeners().close();
+        self.tell_new_main();
         self.draining.clear();
         self.left.clear();
         if let Some(stop) = self.draining_stop.take() {
@@ -1114,8 +1304,6 @@ impl Thread {
         if let Some(after) = &mut self.after {
             after.content = None;
             let pid = after.pid;
-            // A dead owner is nobody that a supervisor could be told of: it is to start another.
-            self.orphaned = after.pidfd.is_dead();
             let pause = after.frozen.map(|frozen| frozen.elapsed()).unwrap_or_default();
             let generation = self.generation();
             say!(
@@ -1123,9 +1311,12 @@ impl Thread {
                 "handed over to generation {} (pid {pid}); freeze to commit {} us; generation {generation} drains {}",
                 generation + 1,
                 pause.as_micros(),
-                connections(shared.connections.open().len()),
+                shared.draining().map(|drain| drain.to_string()).unwrap_or_default(),
             );
-            if generation == 1 && (std::io::stdin().is_terminal() || std::io::stderr().is_terminal()) {
+            if generation == 1
+                && !env::is_launched()
+                && (std::io::stdin().is_terminal() || std::io::stderr().is_terminal())
+            {
                 // The prompt comes back, and the keys that stopped the service no longer reach it.
                 say!(info, "pid {pid} now serves, and Ctrl-C does not reach it; stop it by: kill -TERM {pid}");
             }
@@ -1155,6 +1346,9 @@ impl Thread {
 
     fn serve(&mut self, content: Content) {
         let shared = Arc::clone(&self.shared);
+        if let Some(Err(error)) = self.goes_first.take().map(First::over) {
+            say!(warn, "where memory runs out this process stays the first to go (oom_score_adj): {error}");
+        }
         match content {
             Content::Restored => {
                 self.draining = std::mem::take(&mut self.arriving);
@@ -1182,7 +1376,11 @@ impl Thread {
             }
         }
         self.have_listeners();
+        if let Some(path) = &self.settings.pid_file {
+            shared.set_pid_file(PidFile::take_over(path));
+        }
         shared.hold.set(Holding::Open);
+        shared.relays.wake();
         if self.setup_done {
             self.start_listeners();
         } else {
@@ -1199,14 +1397,27 @@ impl Thread {
             self.room_made = true;
         }
         say!(info, "generation {} (pid {}) serves", self.generation(), std::process::id());
+        let is_told = self.before.as_ref().is_some_and(|before| !before.dead);
+        self.last_upgrade = Some(if is_told { SUCCEEDED } else { "the process before died" }.to_owned());
+        // Who hands over says who serves.
+        self.announced = is_told;
+        match &mut self.systemd {
+            Some(systemd) if is_told => systemd.begin(),
+            Some(systemd) => systemd.take_over(),
+            None => {}
+        }
+        self.keep(is_told);
+    }
+
+    /// What an upgrade starts.
+    fn executable(&self) -> PathBuf {
+        self.origin.directory.join(self.settings.executable.as_ref().unwrap_or(&self.origin.executable))
     }
 
     fn have_listeners(&self) {
         if self.shared.listeners.get().is_none() {
-            let listeners = Listeners::new(Arc::clone(&self.shared), vec![], None);
-            let listeners = listeners.expect("nothing is inherited, so nothing can be wrong with it");
             // Only this thread sets it, and only here or with the offer.
-            let _ = self.shared.listeners.set(listeners);
+            let _ = self.shared.listeners.set(Listeners::cold(Arc::clone(&self.shared), vec![]));
         }
     }
 
@@ -1227,8 +1438,9 @@ impl Thread {
         let Some(mut before) = self.before.take() else { return };
         before.link.send(&Message::Serving, vec![]);
         let (Some(pidfd), Some(calls), Some(passes)) = (before.pidfd, before.calls, before.passes) else { return };
-        let earlier = Earlier { pid: before.pid, generation: self.generation() - 1 };
-        self.draining.push(Draining { earlier, link: before.link, pidfd, calls, passes });
+        let (relays, sockets) = before.relays.into_iter().unzip();
+        let earlier = Earlier { pid: before.pid, generation: self.generation() - 1, relays };
+        self.draining.push(Draining { earlier, link: before.link, pidfd, calls, passes, relays: sockets });
         self.serve_draining();
     }
 
@@ -1236,12 +1448,8 @@ impl Thread {
     fn serve_draining(&mut self) {
         let shared = Arc::clone(&self.shared);
         let started = (|| {
-            let sockets = self
-                .draining
-                .iter()
-                .chain(&self.left)
-                .map(|draining| Sockets::new(draining.calls.try_clone()?, draining.passes.try_clone()?))
-                .collect::<std::io::Result<_>>()?;
+            let sockets =
+                self.draining.iter().chain(&self.left).map(Draining::sockets).collect::<std::io::Result<_>>()?;
             let stop = Arc::new(EventFd::new()?);
             self.shared.arrivals.set_sources(self.draining.len() + self.left.len());
             let ring = Arc::clone(&stop);
@@ -1290,7 +1498,15 @@ impl Thread {
         let generation = self.generation();
         // Nobody is there to hear a hello: the one version that every release speaks.
         link.send(
-            &Message::Offer(Offer { version: OLDEST, generation, pid, mask: self.mask(), listeners, states: vec![] }),
+            &Message::Offer(Offer {
+                version: OLDEST,
+                generation,
+                pid,
+                mask: self.mask(),
+                listeners,
+                states: vec![],
+                relays: vec![],
+            }),
             fds,
         );
         let handled: SigSet = self.settings.signals().into_iter().collect();
@@ -1328,15 +1544,21 @@ impl Thread {
     }
 
     fn stop(&mut self) {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         shared.freeze.finish();
+        shared.connections.ring_when_done(Arc::clone(shared.notes.bell()));
+        self.begin_to_leave();
+        shared.lasting.open();
         shared.accepting.close();
         shared.phase.set(Phase::Stopping);
+        shared.relays.wake();
         let listeners = self.listeners();
         listeners.close();
-        listeners.unlink_owned();
-        let open = connections(shared.connections.open().len());
-        say!(info, "generation {} (pid {}) stops and drains {open}", self.generation(), std::process::id());
+        self.unlink(&listeners);
+        let left = shared.draining().map(|drain| drain.to_string()).unwrap_or_default();
+        say!(info, "generation {} (pid {}) stops and drains {left}", self.generation(), std::process::id());
+        let longest = self.settings.drain_timeout.saturating_add(LAST);
+        self.tell(|systemd, status| systemd.stopping(longest, status));
     }
 
     fn exit(&mut self) {
@@ -1347,6 +1569,13 @@ impl Thread {
         if self.orphaned {
             say!(error, "the new process died as soon as it served: nobody owns the service");
             entry::end(1);
+        }
+        self.end_what_lasts();
+        self.report = None;
+        self.shared.remove_pid_file();
+        if let Some(systemd) = self.systemd.as_mut().filter(|_| self.shared.phase.has_handed_off()) {
+            // Who serves must be known before the process that said so is gone.
+            systemd.finish(LAST);
         }
         self.shared.phase.set(Phase::Over);
         if phase == Phase::Cut && self.shared.main_blocks.load(Ordering::Relaxed) && !self.main_ended {
@@ -1381,9 +1610,8 @@ fn welcome(hello: &Hello, from: Option<i32>, pid: Pid) -> Result<u32, String> {
     Ok(version)
 }
 
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
-}
+/// What the last upgrade came to, in a process that it brought.
+const SUCCEEDED: &str = "the last upgrade succeeded";
 
 fn too_slow(deadline: Deadline, time: &str, waiting: &Waiting) -> String {
     match deadline {

@@ -39,6 +39,11 @@ impl Exclusives {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner().declared.is_empty()
+    }
+
     fn all(&self) -> Vec<Arc<dyn Resource>> {
         self.inner().declared.clone()
     }

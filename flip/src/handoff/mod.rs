@@ -56,7 +56,7 @@ pub(crate) use matching::Plan;
 pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;
-pub(crate) use stream::{BULK, CHUNK, Limits, Sink, Source};
+pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
 

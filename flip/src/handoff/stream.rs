@@ -18,7 +18,14 @@ use super::{
     RestoreError, SaveError,
     codec::{self, NotRead, Scalar},
 };
-use crate::{live::Hold, sys::text::Text};
+use crate::{
+    live::Hold,
+    relay::Post,
+    sys::{
+        spare::{Spare, append},
+        text::Text,
+    },
+};
 
 /// The most bytes that one call of [`Sink::send`] is given: what a processor's cache holds while they go through it.
 pub(crate) const CHUNK: usize = 256 * 1024;
@@ -69,9 +76,9 @@ pub(crate) trait Source {
     /// Appends what has arrived and says how many bytes; 0 is the end. Waits only while there is nothing at all.
     fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize>;
 
-    /// The same into what is there already, as far as that goes: what is many bytes long is spared a copy. A source that
+    /// The same into where it will lie, as far as that goes: what is many bytes long is spared a copy. A source that
     /// cannot says 0; what comes next is then received as usual.
-    fn fill(&mut self, _: &mut [u8], _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+    fn fill(&mut self, _: &mut Spare<'_>, _: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         Ok(0)
     }
 
@@ -82,6 +89,11 @@ pub(crate) trait Source {
 
     /// Which tells whether this process owns what it has received.
     fn hold(&self) -> Option<&Arc<Hold>> {
+        None
+    }
+
+    /// Which relay it comes through, if through one.
+    fn post(&self) -> Option<&Arc<Post>> {
         None
     }
 }
@@ -125,6 +137,11 @@ impl<'a> Saver<'a> {
             depth: 0,
             empty_elements: 0,
         }
+    }
+
+    /// For what is small as a rule: nothing is made ready.
+    pub(crate) fn small(sink: &'a mut (dyn Sink + 'a)) -> Self {
+        Self { sink: Some(sink), ..Self::in_memory() }
     }
 
     /// Keeps everything; [`into_bytes`](Self::into_bytes) gives it back.
@@ -510,17 +527,17 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
-    /// Fills all of `bytes`; those that have not come go there directly, where the source can.
-    fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), RestoreError> {
-        while !bytes.is_empty() {
-            let mut part = bytes.len().min(self.rest().len());
+    /// Fills all of `room`; what has not come goes there directly, where the source can.
+    fn fill(&mut self, room: &mut Spare<'_>) -> Result<(), RestoreError> {
+        while room.left() > 0 {
+            let mut part = room.left().min(self.rest().len());
             if part > 0 {
-                bytes[..part].copy_from_slice(&self.rest()[..part]);
+                room.put(&self.rest()[..part]);
                 self.position += part;
             } else {
                 part = match &mut self.source {
-                    Some(source) if bytes.len() >= DIRECT => {
-                        source.fill(bytes, &mut self.descriptors).map_err(not_received)?
+                    Some(source) if room.left() >= DIRECT => {
+                        source.fill(room, &mut self.descriptors).map_err(not_received)?
                     }
                     _ => 0,
                 };
@@ -530,7 +547,6 @@ impl<'a> Restorer<'a> {
                     self.receive()?;
                 }
             }
-            bytes = &mut bytes[part..];
         }
         Ok(())
     }
@@ -562,7 +578,7 @@ impl<'a> Restorer<'a> {
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
         match if length >= BULK { self.room(length) } else { None } {
             Some(mut room) => {
-                self.fill(&mut room)?;
+                self.fill(&mut Spare::over(&mut room))?;
                 Ok(room)
             }
             None => self.packed(length),
@@ -579,16 +595,21 @@ impl<'a> Restorer<'a> {
         self.source.as_ref().and_then(|source| source.hold())
     }
 
+    /// Which relay it comes through, if through one.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn post(&self) -> Option<&Arc<Post>> {
+        self.source.as_ref().and_then(|source| source.post())
+    }
+
     /// What [`Saver::packed`] wrote.
     #[inline]
     pub(super) fn packed<T: Pod>(&mut self, length: usize) -> Result<Vec<T>, RestoreError> {
         let mut items = Vec::with_capacity(self.capacity::<T>(length));
         while items.len() < length {
             // In steps: room that is made at once has left the processor's cache before it is filled.
-            let (from, step) = (items.len(), self.step::<T>(length - items.len()));
+            let step = self.step::<T>(length - items.len());
             self.grow(&mut items, length, step);
-            items.resize(from + step, T::zeroed());
-            self.fill(bytemuck::cast_slice_mut(&mut items[from..]))?;
+            append(&mut items, step, |room| self.fill(room))?;
         }
         Ok(items)
     }
@@ -606,7 +627,7 @@ impl<'a> Restorer<'a> {
         while text.len() < length {
             let step = self.step::<u8>(length - text.len());
             text.reserve_exact(self.growth::<u8>(text.len(), text.capacity(), length, step));
-            text.more(step, |bytes| self.fill(bytes))?;
+            text.more(step, |room| self.fill(room))?;
         }
         Ok(text.finish()?)
     }

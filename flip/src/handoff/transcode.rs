@@ -12,6 +12,7 @@ use super::{
     stream::CHUNK,
 };
 use crate::live::Hold;
+use crate::relay::Post;
 
 /// How many operations are carried out before the first byte, and for each byte. In a made-up schema nothing may lie in nothing,
 /// twice at each step, until nobody sees the end of it.
@@ -570,5 +571,9 @@ impl Source for Transcoder<'_, '_> {
 
     fn hold(&self) -> Option<&Arc<Hold>> {
         self.input.hold()
+    }
+
+    fn post(&self) -> Option<&Arc<Post>> {
+        self.input.post()
     }
 }

@@ -10,20 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, Response};
 use event_listener::{EventListener, Listener};
+use hyper::body::{Body as HttpBody, Bytes};
 use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::service::Service;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-use tower_service::Service;
 
 use super::gate::{Bell, Gate, State};
-use super::sealed::{Peer, Transport};
-use super::service::Tracked;
+use super::sealed::Transport;
+use super::service::{RequestBody, Tracked};
 use super::{Lease, Options};
 #[cfg(feature = "http2")]
 use super::{
@@ -51,37 +50,57 @@ impl<I> Resting<I> {
 }
 
 /// Serves a connection until it is closed, upgraded or cut.
-pub(super) async fn drive<I, S, P, B>(
-    mut resting: Resting<I>,
-    mut service: TowerToHyperService<S>,
-    mut peer: P,
+pub(super) async fn drive<I, S, B>(
+    resting: Resting<I>,
+    service: S,
     listener: Arc<str>,
     shared: Arc<Shared>,
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     S::Future: Send,
-    P: Peer,
     B: HttpBody + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let mut watch = Watch::new();
+    let watch = Watch::new(options.lasting);
+    #[cfg(feature = "http2")]
+    let (mut resting, mut watch) = (resting, watch);
     // A version is told once.
     #[cfg(feature = "http2")]
     if !resting.kept {
         match preface::read(&mut resting, &mut watch, &shared, options).await {
             Told::Http1 => {}
             // Boxed, so that the tasks of other connections are not as large as its.
-            Told::Http2 => return Box::pin(multiplex::drive(resting, service, peer, watch, shared, options)).await,
+            Told::Http2 => return Box::pin(multiplex::drive(resting, service, watch, shared, options)).await,
             Told::Pass => return pass(resting, &listener, &shared),
             Told::Over => return,
         }
     }
+    drive_http1(resting, service, watch, listener, shared, options).await;
+}
+
+/// [`drive`] for what is known to be HTTP/1.
+pub(super) async fn drive_http1<I, S, B>(
+    mut resting: Resting<I>,
+    mut service: S,
+    mut watch: Watch,
+    listener: Arc<str>,
+    shared: Arc<Shared>,
+    options: Options,
+) where
+    I: Transport,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
     loop {
-        let mut connection = Connection::new(resting, service, peer, &shared, &watch);
+        let mut connection = Connection::new(resting, service, &shared, &watch);
         let stop = std::future::poll_fn(|cx| connection.poll(cx, &mut watch, options)).await;
         match stop {
             Stop::Done => {
@@ -96,14 +115,14 @@ pub(super) async fn drive<I, S, P, B>(
             }
             Stop::Cut => return,
             Stop::Pass => {
-                let Some((resting, ..)) = connection.take_apart() else { return };
+                let Some((resting, _)) = connection.take_apart() else { return };
                 pass(resting, &listener, &shared);
                 return;
             }
             Stop::Idle => {
                 let Some(rest) = connection.take_apart() else { return };
-                (resting, service, peer) = rest;
-                if resting.unread.is_empty() && !has_more(&resting.io) {
+                (resting, service) = rest;
+                if resting.unread.is_empty() && !resting.io.holds_part() && !has_more(&resting.io) {
                     close(resting, &shared, options.linger).await;
                     return;
                 }
@@ -111,14 +130,14 @@ pub(super) async fn drive<I, S, P, B>(
             #[cfg(test)]
             Stop::Rebuild => {
                 let Some(rest) = connection.take_apart() else { return };
-                (resting, service, peer) = rest;
+                (resting, service) = rest;
             }
         }
     }
 }
 
 /// Hands a connection to the process that owns the service now.
-fn pass<I: Transport>(resting: Resting<I>, listener: &str, shared: &Shared) {
+pub(super) fn pass<I: Transport>(resting: Resting<I>, listener: &str, shared: &Shared) {
     let Resting { io, unread, kept, lease } = resting;
     let (Some(passer), Ok(socket)) = (shared.passer.get(), io.into_socket()) else { return };
     passer.pass(listener, Passed { socket, unread: unread.into(), kept }, Box::new(lease));
@@ -141,30 +160,30 @@ enum Stop {
 }
 
 /// hyper's connection with what flip knows about it.
-struct Connection<I, S, P>
+struct Connection<I, S>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    Tracked<S, P>: hyper::service::HttpService<hyper::body::Incoming>,
+    Tracked<S>: hyper::service::HttpService<hyper::body::Incoming>,
 {
-    hyper: UpgradeableConnection<TokioIo<Gate<I>>, Tracked<S, P>>,
+    hyper: UpgradeableConnection<TokioIo<Gate<I>>, Tracked<S>>,
     state: Arc<State>,
     /// Until when it may rest. Only a leaving process has one.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I, S, P, B> Connection<I, S, P>
+impl<I, S, B> Connection<I, S>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    I: Transport,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    P: Peer,
     B: HttpBody + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    fn new(resting: Resting<I>, service: TowerToHyperService<S>, peer: P, shared: &Arc<Shared>, watch: &Watch) -> Self {
-        let state = Arc::new(State::new(Arc::clone(shared), resting.kept, Arc::clone(&watch.bell)));
+    fn new(resting: Resting<I>, service: S, shared: &Arc<Shared>, watch: &Watch) -> Self {
+        let state =
+            Arc::new(State::new(Arc::clone(shared), I::PASSES, resting.kept, watch.lasting, Arc::clone(&watch.bell)));
         let gate = Gate::new(resting.io, resting.unread, Arc::clone(&state), resting.lease);
-        let tracked = Tracked::new(service, peer, Arc::clone(&state));
+        let tracked = Tracked::new(service, Arc::clone(&state));
         // `pipeline_flush` stays off: with it hyper would not flush between two pipelined requests, where the gate holds.
         let hyper = http1::Builder::new().serve_connection(TokioIo::new(gate), tracked).with_upgrades();
         Connection { hyper, state, patience: None }
@@ -179,9 +198,10 @@ where
         }
         // Whoever freezes waits until nobody is in here: what was read by then is dispatched, and counts as running.
         let pass = state.shared.dispatching.enter();
-        let passing = state.shared.passing().is_some();
+        let passing = state.is_passing();
         let still = matches!(phase, Phase::Starting | Phase::Frozen) || (pass.is_none() && !phase.is_leaving());
         state.set_held(still || passing);
+        state.set_asked(watch.is_asked(&state.shared, I::PASSES, cx));
         let unsettled = state.unsettled();
         // What rests and is held stays as it is: hyper might have a whole request in its buffer, where the gate cannot hold it.
         if !(state.is_held() && state.at_rest()) {
@@ -200,23 +220,24 @@ where
         if state.at_rest() && watch.is_to_rebuild(phase, options) {
             return Poll::Ready(Stop::Rebuild);
         }
-        if !phase.is_leaving() {
+        if !state.is_asked() {
             return Poll::Pending;
         }
         if !state.is_kept() || !state.at_rest() {
             self.patience = None;
             return Poll::Pending;
         }
-        let patience = self
-            .patience
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + jittered(options.grace))));
+        let patience = self.patience.get_or_insert_with(|| {
+            let grace = options.grace.min(state.shared.patience());
+            Box::pin(tokio::time::sleep_until(Instant::now() + jittered(grace)))
+        });
         ready!(patience.as_mut().poll(cx));
         Poll::Ready(Stop::Idle)
     }
 
     /// The connection at rest, as its parts: what is sent to another process, or put together again here. `None` where
     /// hyper holds more than bytes that it has not parsed; then it is lost, so ask [`State::at_rest`] before.
-    fn take_apart(self) -> Option<(Resting<I>, TowerToHyperService<S>, P)> {
+    fn take_apart(self) -> Option<(Resting<I>, S)> {
         if !self.state.at_rest() {
             return None;
         }
@@ -229,8 +250,7 @@ where
             // hyper stopped reading in the middle of what an earlier taking apart had left.
             _ => [parts.read_buf, rest].concat().into(),
         };
-        let (service, peer) = parts.service.into_parts();
-        Some((Resting { io, unread, kept, lease }, service, peer))
+        Some((Resting { io, unread, kept, lease }, parts.service.into_inner()))
     }
 
     /// The socket of a connection that hyper has closed, where closing it wholly might destroy the last answer.
@@ -247,31 +267,37 @@ where
 }
 
 /// Watches the phase for one task, at the price of two loads a poll.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     bell: Arc<Bell>,
     /// The bell as the listener knows it.
     rope: Waker,
     task: Waker,
     changed: Option<EventListener>,
+    /// The connection's listener lasts.
+    lasting: bool,
+    /// When this connection's client is sent away, once that is known; `None` is at once.
+    turn: Option<Option<Pin<Box<Sleep>>>>,
     #[cfg(test)]
     rebuilt: bool,
 }
 
 impl Watch {
-    fn new() -> Watch {
+    pub(crate) fn new(lasting: bool) -> Watch {
         let bell = Arc::new(Bell::new());
         Watch {
             rope: Waker::from(Arc::clone(&bell)),
             bell,
             task: Waker::noop().clone(),
             changed: None,
+            lasting,
+            turn: None,
             #[cfg(test)]
             rebuilt: false,
         }
     }
 
     /// The phase now; what it changes to later wakes this task.
-    pub(super) fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
+    pub(crate) fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
         if !self.task.will_wake(cx.waker()) {
             self.task.clone_from(cx.waker());
             self.bell.set_task(cx.waker());
@@ -289,6 +315,19 @@ impl Watch {
             }
         }
         shared.phase.get()
+    }
+
+    /// Whether this connection is to end: of all that this process sends away it is its turn. What becomes true wakes this
+    /// task.
+    pub(super) fn is_asked(&mut self, shared: &Shared, passes: bool, cx: &mut Context<'_>) -> bool {
+        if !shared.sends_away(self.lasting, passes) {
+            return false;
+        }
+        let turn = self.turn.get_or_insert_with(|| {
+            let spread = shared.spread(self.lasting);
+            (!spread.is_zero()).then(|| Box::pin(tokio::time::sleep(spread.mul_f64(chance()))))
+        });
+        turn.as_mut().is_none_or(|turn| turn.as_mut().poll(cx).is_ready())
     }
 
     /// Whether a connection that rests in this phase is to be taken apart, which it is once a freeze, and counted.
@@ -317,32 +356,40 @@ impl Drop for Watch {
 
 /// Up to a fifth shorter or longer, so that the clients of one process do not all come back in the same moment.
 fn jittered(grace: Duration) -> Duration {
+    grace.mul_f64(0.8 + 0.4 * chance())
+}
+
+/// From 0 to 1, each as likely as the others.
+pub(crate) fn chance() -> f64 {
     // The standard library's only source of chance: each state is keyed anew.
-    let chance = RandomState::new().hash_one(0) as u32;
-    grace.mul_f64(0.8 + 0.4 * f64::from(chance) / f64::from(u32::MAX))
+    f64::from(RandomState::new().hash_one(0) as u32) / f64::from(u32::MAX)
 }
 
 /// Whether the socket holds unread bytes now. It asks the kernel: what tokio knows may be older than the bytes.
 fn has_more(io: &impl AsFd) -> bool {
-    let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(io.as_fd().as_raw_fd(), &mut [0], peek).is_ok_and(|n| n > 0)
+    peek(io).is_ok_and(|n| n > 0)
 }
 
-async fn close<I: AsyncRead + AsyncWrite + Unpin>(resting: Resting<I>, shared: &Shared, limit: Duration) {
+pub(super) fn peek(io: &impl AsFd) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(recv(io.as_fd().as_raw_fd(), &mut [0], flags)?)
+}
+
+pub(super) async fn close<I: Transport>(resting: Resting<I>, shared: &Shared, limit: Duration) {
     let Resting { mut io, lease, .. } = resting;
-    // Where it fails the peer is gone already, and lingering sees that.
-    let _ = std::future::poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+    // Where it fails the peer is gone already, and lingering sees that. TLS says goodbye before, to a peer that may not read.
+    let _ = tokio::time::timeout(limit, std::future::poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx))).await;
     linger((io, lease), shared, limit).await;
 }
 
 /// Reads on after this side was closed, until the peer closes its own: the kernel answers bytes that nobody reads with a
 /// reset, and a reset destroys what the peer has not yet read.
-pub(super) async fn linger<I: AsyncRead + Unpin>((mut io, _lease): (I, Lease), shared: &Shared, limit: Duration) {
+pub(super) async fn linger<I: Transport>((mut io, _lease): (I, Lease), shared: &Shared, limit: Duration) {
     let end = std::future::poll_fn(|cx| {
         loop {
             let mut room = [const { MaybeUninit::uninit() }; 4096];
             let mut buf = ReadBuf::uninit(&mut room);
-            match ready!(Pin::new(&mut io).poll_read(cx, &mut buf)) {
+            match ready!(Pin::new(io.wire()).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {}
                 Ok(()) => return Poll::Ready(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-use axum::body::Bytes;
+use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Lease;
@@ -25,6 +25,10 @@ use crate::shared::Shared;
 /// All but `body` is read and written by the connection's task alone, which is why it is relaxed.
 pub(super) struct State {
     pub(super) shared: Arc<Shared>,
+    /// It can go on in another process.
+    passes: bool,
+    /// Its listener lasts.
+    lasting: bool,
     /// A request was dispatched and its answer has not ended.
     answering: AtomicBool,
     /// That answer, or its end, has not been flushed.
@@ -41,6 +45,8 @@ pub(super) struct State {
     flushed: AtomicBool,
     /// No request is to be read.
     still: AtomicBool,
+    /// It is to end, with an answer or at rest.
+    asked: AtomicBool,
     /// hyper waits for a flush that is done.
     held: AtomicBool,
     /// This side was closed.
@@ -60,9 +66,11 @@ const DROPPED: u64 = 2;
 const NEXT: u64 = 4;
 
 impl State {
-    pub(super) fn new(shared: Arc<Shared>, kept: bool, bell: Arc<Bell>) -> State {
+    pub(super) fn new(shared: Arc<Shared>, passes: bool, kept: bool, lasting: bool, bell: Arc<Bell>) -> State {
         State {
             shared,
+            passes,
+            lasting,
             answering: AtomicBool::new(false),
             owed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -71,11 +79,17 @@ impl State {
             unread: AtomicBool::new(false),
             flushed: AtomicBool::new(true),
             still: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             held: AtomicBool::new(false),
             shut: AtomicBool::new(false),
             eof: AtomicBool::new(false),
             bell,
         }
+    }
+
+    /// Whether the new process takes it as soon as it rests.
+    pub(super) fn is_passing(&self) -> bool {
+        self.passes && self.shared.passing().is_some()
     }
 
     /// Whether requests have to wait now.
@@ -86,6 +100,23 @@ impl State {
     /// Says so for one poll of the connection.
     pub(super) fn set_held(&self, held: bool) {
         set(&self.still, held);
+    }
+
+    /// Whether an answer is to announce the end of this connection.
+    pub(super) fn announces_close(&self) -> bool {
+        // What is everybody's turn may have begun since the driver looked.
+        self.is_asked()
+            || (self.shared.sends_away(self.lasting, self.passes) && self.shared.spread(self.lasting).is_zero())
+    }
+
+    /// Whether this connection is to end, and no other process takes it.
+    pub(super) fn is_asked(&self) -> bool {
+        get(&self.asked)
+    }
+
+    /// Says so for one poll of the connection.
+    pub(super) fn set_asked(&self, asked: bool) {
+        set(&self.asked, asked);
     }
 
     /// hyper has parsed a request. Gives the number by which its body is spoken of.
@@ -246,6 +277,11 @@ pub(super) struct Gate<I> {
 impl<I> Gate<I> {
     pub(super) fn new(io: I, unread: Bytes, state: Arc<State>, lease: Lease) -> Gate<I> {
         Gate { io, unread, state, lease }
+    }
+
+    #[cfg(feature = "ws")]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.state.shared
     }
 
     pub(super) fn into_parts(self) -> (I, Bytes, Lease) {

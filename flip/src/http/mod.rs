@@ -14,6 +14,9 @@
 //!
 //! HTTP/2 (feature `http2`) is told apart by its first bytes (`preface.rs`) before hyper has any. It never rests, so it is
 //! not passed, and its graceful shutdown loses nothing (`multiplex.rs`).
+//!
+//! TLS (feature `rustls`) lies between the gate and the socket, and ties a connection to this process from its first byte on
+//! (`tls.rs`). axum's routers are services like any other, with another type of body (`web.rs`).
 
 mod connection;
 mod gate;
@@ -23,7 +26,14 @@ mod multiplex;
 mod preface;
 mod service;
 #[cfg(test)]
+#[cfg(feature = "axum")]
 mod tests;
+#[cfg(feature = "rustls")]
+mod tls;
+#[cfg(feature = "ws")]
+mod upgraded;
+#[cfg(feature = "axum")]
+mod web;
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -32,15 +42,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "rustls")]
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::ConnectInfo;
-use axum::http::{Extensions, Request, Response};
 use event_listener::{Event, listener};
-use hyper_util::service::TowerToHyperService;
+use hyper::body::Body as HttpBody;
+use hyper::service::Service;
+use hyper::{Request, Response};
+#[cfg(feature = "rustls")]
+use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tower_service::Service;
 
 use crate::drain::Guard;
 use crate::listen::{TcpListener, UnixListener};
@@ -48,8 +60,20 @@ use crate::pass::Passed;
 use crate::phase::Phase;
 use crate::shared::Shared;
 use connection::Resting;
+#[cfg(feature = "ws")]
+pub(crate) use connection::{Watch, chance};
+use service::Described;
+pub use service::RequestBody;
+#[cfg(all(feature = "rustls", feature = "ws"))]
+pub(crate) use tls::Secured;
+#[cfg(feature = "rustls")]
+pub use tls::Tls;
+#[cfg(feature = "ws")]
+pub(crate) use upgraded::{Released, Socket, release};
+#[cfg(feature = "axum")]
+pub use web::serve;
 
-/// A listener that [`serve`] can accept from: flip's TCP and Unix ones.
+/// A listener that HTTP can be served on: flip's TCP and Unix ones, and TCP under TLS.
 ///
 /// It cannot be implemented outside of flip.
 pub trait Accept: sealed::Accept {}
@@ -62,77 +86,111 @@ pub(crate) mod sealed {
     /// What a listener has to give.
     pub trait Accept: Send + Sync + 'static {
         type Io: Transport;
-        type Peer: Peer;
 
         /// The next connection, or `None` when this process will never accept again.
-        fn accept(&self) -> impl Future<Output = io::Result<Option<Accepted<Self::Io, Self::Peer>>>> + Send;
+        fn accept(&self) -> impl Future<Output = io::Result<Option<Accepted<Self::Io>>>> + Send;
 
         /// A connection that an earlier process accepted.
-        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io, Self::Peer>>;
+        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io>>;
 
         /// The listener's name, and which of several it is.
         fn label(&self) -> String;
 
+        /// Whether a stop leaves it open until nothing else is.
+        fn lasts(&self) -> bool {
+            false
+        }
+
         fn process(&self) -> Process;
+
+        /// How its connections are encrypted, where they are.
+        #[cfg(feature = "rustls")]
+        fn tls(&self) -> Option<&tls::Handshake> {
+            None
+        }
     }
 
     /// What requests come over.
     pub trait Transport: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
+        /// It can go on in another process.
+        const PASSES: bool = true;
+
         /// Without the runtime, on its way to another process.
         fn into_socket(self) -> io::Result<OwnedFd>;
-    }
 
-    impl Transport for tokio::net::TcpStream {
-        fn into_socket(self) -> io::Result<OwnedFd> {
-            self.into_std().map(Into::into)
+        /// Whether it has taken bytes from the socket that it gives only when more of them come.
+        fn holds_part(&self) -> bool {
+            false
         }
+
+        /// For whoever throws away what comes: the socket's own bytes.
+        fn wire(&mut self) -> &mut (dyn AsyncRead + Unpin + Send);
+
+        /// Whether the socket has something to read, or its end.
+        #[cfg(feature = "rustls")]
+        fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     }
 
-    impl Transport for tokio::net::UnixStream {
-        fn into_socket(self) -> io::Result<OwnedFd> {
-            self.into_std().map(Into::into)
-        }
+    macro_rules! transport {
+        ($stream:ty) => {
+            impl Transport for $stream {
+                fn into_socket(self) -> io::Result<OwnedFd> {
+                    self.into_std().map(Into::into)
+                }
+
+                fn wire(&mut self) -> &mut (dyn AsyncRead + Unpin + Send) {
+                    self
+                }
+
+                #[cfg(feature = "rustls")]
+                fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                    loop {
+                        // tokio may say so of a socket that it has not looked at yet.
+                        ready!(self.poll_read_ready(cx))?;
+                        match self.try_io(Interest::READABLE, || connection::peek(self)) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            peeked => return Poll::Ready(peeked.map(drop)),
+                        }
+                    }
+                }
+            }
+        };
     }
 
-    pub struct Accepted<I, P> {
+    transport!(tokio::net::TcpStream);
+    transport!(tokio::net::UnixStream);
+
+    pub struct Accepted<I> {
         pub(crate) io: I,
         pub(crate) guard: Guard,
-        pub(crate) peer: P,
+        /// Who is at the other end, where that has an address.
+        pub(crate) peer: Option<SocketAddr>,
     }
 
     /// The process that a listener belongs to.
     pub struct Process(pub(crate) Arc<Shared>);
 
-    /// Who is at the other end.
-    pub trait Peer: Clone + Send + Sync + 'static {
-        /// Lets handlers ask for it.
-        fn describe(&self, extensions: &mut Extensions);
-    }
-
-    impl Peer for SocketAddr {
-        fn describe(&self, extensions: &mut Extensions) {
-            extensions.insert(ConnectInfo(*self));
-        }
-    }
-
     impl Accept for TcpListener {
         type Io = tokio::net::TcpStream;
-        type Peer = SocketAddr;
 
-        async fn accept(&self) -> io::Result<Option<Accepted<Self::Io, SocketAddr>>> {
+        async fn accept(&self) -> io::Result<Option<Accepted<Self::Io>>> {
             let Some((stream, peer)) = self.accept().await? else { return Ok(None) };
             let (io, guard) = stream.into_inner();
-            Ok(Some(Accepted { io, guard, peer }))
+            Ok(Some(Accepted { io, guard, peer: Some(peer) }))
         }
 
-        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io, SocketAddr>> {
+        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io>> {
             let (stream, peer) = self.adopt(socket)?;
             let (io, guard) = stream.into_inner();
-            Ok(Accepted { io, guard, peer })
+            Ok(Accepted { io, guard, peer: Some(peer) })
         }
 
         fn label(&self) -> String {
             self.label()
+        }
+
+        fn lasts(&self) -> bool {
+            self.lasts()
         }
 
         fn process(&self) -> Process {
@@ -142,78 +200,76 @@ pub(crate) mod sealed {
 
     impl Accept for UnixListener {
         type Io = tokio::net::UnixStream;
-        type Peer = ();
 
-        async fn accept(&self) -> io::Result<Option<Accepted<Self::Io, ()>>> {
+        async fn accept(&self) -> io::Result<Option<Accepted<Self::Io>>> {
             let Some((stream, _)) = self.accept().await? else { return Ok(None) };
             let (io, guard) = stream.into_inner();
-            Ok(Some(Accepted { io, guard, peer: () }))
+            Ok(Some(Accepted { io, guard, peer: None }))
         }
 
-        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io, ()>> {
+        fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted<Self::Io>> {
             let (io, guard) = self.adopt(socket)?.into_inner();
-            Ok(Accepted { io, guard, peer: () })
+            Ok(Accepted { io, guard, peer: None })
         }
 
         fn label(&self) -> String {
             self.label()
         }
 
+        fn lasts(&self) -> bool {
+            self.lasts()
+        }
+
         fn process(&self) -> Process {
             Process(Arc::clone(self.shared()))
         }
     }
-
-    /// Nobody that could be named, as on most Unix sockets.
-    impl Peer for () {
-        fn describe(&self, _: &mut Extensions) {}
-    }
 }
 
-/// Serves HTTP on a listener until this process hands over or stops, and loses nothing: HTTP/1.1, and with the feature `http2`
-/// also HTTP/2 to clients that begin with it (prior knowledge).
+/// [`serve`](crate::serve) for a service of hyper's, without axum (feature `hyper`): it promises the same, and keeps it in the same way.
 ///
-/// `service` is an [`axum::Router`], or any other tower service of such requests. Each connection runs as a task, and a
-/// handler that panics takes only its connection, or its HTTP/2 stream, with it. On TCP, handlers can extract
-/// [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo).
+/// `service` is a [`hyper::service::Service`], such as one of [`service_fn`](hyper::service::service_fn); one of tower's becomes one by
+/// `hyper_util::service::TowerToHyperService`. Each connection has a clone of it. On TCP the client's address is among
+/// the request's extensions, as a [`SocketAddr`].
 ///
-/// It returns when nothing will be accepted any more and each of its connections is done, or was cut. Until
-/// then, in a process that handed over or stops:
+/// ```no_run
+/// use std::convert::Infallible;
 ///
-/// - a connection without an answer yet gets one, however late its request arrives, and so does every request that was
-///   pipelined;
-/// - each answer with nothing behind it announces `Connection: close`;
-/// - a connection that rests between two requests is passed to the new process, with what was read of it; its client does
-///   not notice. In a service that stops it is closed after about a second without a request, because one may be on its way;
-/// - streaming answers and upgraded connections go on;
-/// - an HTTP/2 connection takes no more requests (GOAWAY) and ends with its last stream; it is not passed. What reaches it too
-///   late, or came while the state was on its way, is refused (REFUSED_STREAM) before a handler has seen it, so that its client
-///   sends it again, to the new process. In a service that stops it is answered;
-/// - what is left at `drain_timeout` is cut.
+/// use flip::{RequestBody, TcpListener};
+/// use hyper::service::service_fn;
+/// use hyper::{Request, Response};
+///
+/// async fn hello(_: Request<RequestBody>) -> Result<Response<String>, Infallible> {
+///     Ok(Response::new(format!("served by {}\n", std::process::id())))
+/// }
+///
+/// #[flip::main]
+/// async fn main(#[listen("127.0.0.1:8080")] http: TcpListener) -> std::io::Result<()> {
+///     flip::serve_hyper(http, service_fn(hello)).await
+/// }
+/// ```
+///
+/// From a listener that [keeps accepting](crate::ListenOptions::keep_accepting) it goes on in a service that stops until all else
+/// is done.
 ///
 /// # Errors
 ///
-/// When the listener fails for good. Connections that failed before they were accepted, and a lack of descriptors, are
-/// waited out.
+/// As `serve`.
 ///
 /// # Cancel safety
 ///
-/// When the future is dropped nothing more is accepted; the connections go on.
-///
-/// # Caveats
-///
-/// Without the feature `http2` HTTP/2 is not spoken; with it, not by `Upgrade: h2c`.
-pub async fn serve<L, S, B>(listener: L, service: S) -> io::Result<()>
+/// As `serve`.
+pub async fn serve_hyper<L, S, B>(listener: L, service: S) -> io::Result<()>
 where
     L: Accept,
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     S::Future: Send,
     B: HttpBody + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    serve_with(listener, service, Options::default()).await
+    serve_with(listener, move |peer| Described::new(service.clone(), peer), Options::default()).await
 }
 
 /// How patient a leaving process is.
@@ -223,6 +279,8 @@ struct Options {
     grace: Duration,
     /// How long the peer gets to close its side after this one has.
     linger: Duration,
+    /// The listener lasts.
+    lasting: bool,
     /// Takes each connection apart once a freeze, puts it together again, and counts.
     #[cfg(test)]
     rebuilt: Option<&'static AtomicUsize>,
@@ -233,16 +291,18 @@ impl Default for Options {
         Options {
             grace: Duration::from_secs(1),
             linger: Duration::from_secs(1),
+            lasting: false,
             #[cfg(test)]
             rebuilt: None,
         }
     }
 }
 
-async fn serve_with<L, S, B>(listener: L, service: S, options: Options) -> io::Result<()>
+/// `service` makes one for each connection, which hears who is at the other end.
+async fn serve_with<L, S, B>(listener: L, service: impl Fn(Option<SocketAddr>) -> S, options: Options) -> io::Result<()>
 where
     L: Accept,
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn StdError + Send + Sync>>,
     S::Future: Send,
     B: HttpBody + Send + 'static,
@@ -250,11 +310,21 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let sealed::Process(shared) = listener.process();
+    let options = match listener.lasts() {
+        // Its clients only look whether somebody is there: none has a request on its way that is worth the wait.
+        true => Options { lasting: true, grace: Duration::ZERO, ..options },
+        false => options,
+    };
     let open = Arc::new(Open::default());
     let name: Arc<str> = listener.label().into();
-    let serve = |resting: Resting<L::Io>, peer: L::Peer| {
-        let service = TowerToHyperService::new(service.clone());
-        tokio::spawn(connection::drive(resting, service, peer, Arc::clone(&name), Arc::clone(&shared), options));
+    let serve = |resting: Resting<L::Io>, peer: Option<SocketAddr>| {
+        let (service, name, shared) = (service(peer), Arc::clone(&name), Arc::clone(&shared));
+        #[cfg(feature = "rustls")]
+        if let Some(handshake) = listener.tls() {
+            tokio::spawn(tls::drive(resting, handshake.clone(), service, name, shared, options));
+            return;
+        }
+        tokio::spawn(connection::drive(resting, service, name, shared, options));
     };
     let resume = |passed: Passed| match listener.adopt(passed.socket) {
         Ok(sealed::Accepted { io, guard, peer }) => {
@@ -299,6 +369,8 @@ where
     tokio::select! {
         () = open.all_closed() => {}
         _ = shared.phase.until(|phase| phase >= Phase::Cut) => {}
+        // Nobody waits for these when all others are gone.
+        () = tokio::time::sleep(options.linger), if options.lasting && shared.phase.get() == Phase::Stopping => {}
     }
     Ok(())
 }
@@ -317,7 +389,7 @@ fn is_lack(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// How many connections one call of [`serve`] has open, those that were upgraded included.
+/// How many connections one call of [`serve_hyper`] has open, those that were upgraded included.
 #[derive(Default)]
 struct Open {
     count: AtomicUsize,

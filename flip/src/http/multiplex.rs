@@ -1,11 +1,12 @@
 //! Drives one HTTP/2 connection, on which many requests run at once. It never rests, so it stays with the process that
-//! accepted it: on a stop and after a handoff its client is told to open no more streams (GOAWAY), those that it has
-//! are answered, and then it ends. Until the handoff is committed nothing is said, so that a roll-back changes nothing.
+//! accepted it: on a stop, when it is its turn, and after a handoff its client is told to open no more streams (GOAWAY), those that
+//! it has are answered, and then it ends. Until the handoff is committed nothing is said, so that a roll-back changes nothing.
 //!
 //! A request that comes while this process holds still waits in its stream's task. Served by this process it is after a
-//! roll-back, and in a service that stops. After a commit it is refused (REFUSED_STREAM, RFC 9113, 8.7): no handler has seen it,
-//! so its client sends it again, on a connection to the new process, where a handler here could not write. The
-//! GOAWAY is said before, so that it is not sent again on this one.
+//! roll-back, in a service that stops, and in one that has no state: a handler here does what one there would. After any
+//! other commit it is refused (REFUSED_STREAM, RFC 9113, 8.7): no handler has seen it, so its client sends it again, on a
+//! connection to the new process, where a handler here could not write. The GOAWAY is said before, so that it is not
+//! sent again on this one.
 
 use std::error::Error as StdError;
 use std::io::{self, IoSlice};
@@ -14,40 +15,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, Response};
 use event_listener::{Event, listener};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::server::conn::http2;
+use hyper::service::Service;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tower_service::Service;
 
 use super::Options;
 use super::connection::{Resting, Watch, linger};
-use super::sealed::{Peer, Transport};
+use super::sealed::Transport;
+use super::service::RequestBody;
 use crate::drain::Running;
 use crate::phase::Phase;
 use crate::shared::Shared;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Serves a connection, the preface of which is unread, until it is closed or cut.
-pub(super) async fn drive<I, S, P, B>(
+/// Serves a connection, the preface of which hyper has not read, until it is closed or cut.
+pub(super) async fn drive<I, S, B>(
     resting: Resting<I>,
-    service: TowerToHyperService<S>,
-    peer: P,
+    service: S,
     mut watch: Watch,
     shared: Arc<Shared>,
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
-    P: Peer,
     B: HttpBody + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
@@ -56,7 +54,7 @@ pub(super) async fn drive<I, S, P, B>(
     let mut wire = Wire { io, unread, shut: false, eof: false };
     let end = {
         let state = Arc::new(State::new(Arc::clone(&shared)));
-        let streams = Streams { service, peer, state: Arc::clone(&state) };
+        let streams = Streams { service, state: Arc::clone(&state) };
         let builder = http2::Builder::new(TokioExecutor::new());
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(&mut wire), streams));
         std::future::poll_fn(|cx| {
@@ -67,9 +65,10 @@ pub(super) async fn drive<I, S, P, B>(
             }
             loop {
                 let begun = state.has_begun();
-                // A fresh connection of a service that stops gets its first answer, however late it asks: nobody else is
-                // there to give it.
-                if phase.is_leaving() && !state.is_told() && (begun || shared.is_served_elsewhere()) {
+                // Where another process serves, at once: what comes until the client knows is refused. Otherwise in its turn;
+                // and a fresh connection gets its first answer, however late it asks: nobody else is there to give it.
+                let asked = watch.is_asked(&shared, true, cx) && begun;
+                if !state.is_told() && (asked || shared.is_served_elsewhere()) {
                     hyper.as_mut().graceful_shutdown();
                     // What is refused from here on is written behind it.
                     state.tell();
@@ -126,7 +125,7 @@ impl State {
         Some(self.shared.handlers.begin())
     }
 
-    /// Waits for that right; `None` when another process owns the service, and this one has said so.
+    /// Waits for that right; `None` when another process owns what handlers work on, and this one has said so.
     async fn turn(self: Arc<State>) -> Option<Running> {
         let shared = &self.shared;
         loop {
@@ -143,7 +142,7 @@ impl State {
                 changed.await;
             }
         }
-        if !shared.is_served_elsewhere() {
+        if !shared.is_served_elsewhere() || !shared.has_state() {
             return Some(shared.handlers.begin());
         }
         loop {
@@ -157,39 +156,46 @@ impl State {
 }
 
 /// The user's service, as one connection's hyper sees it.
-struct Streams<S, P> {
-    service: TowerToHyperService<S>,
-    peer: P,
+struct Streams<S> {
+    service: S,
     state: Arc<State>,
 }
 
-impl<S, P, B> hyper::service::Service<Request<Incoming>> for Streams<S, P>
+impl<S, B> Service<Request<Incoming>> for Streams<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
-    P: Peer,
 {
     type Response = Response<B>;
     type Error = BoxError;
-    type Future = Exchange<S>;
+    type Future = Exchange<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Exchange<S> {
-        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        self.peer.describe(request.extensions_mut());
+    fn call(&self, request: Request<Incoming>) -> Exchange<S::Future> {
+        let request = request.map(|body| if body.is_end_stream() { RequestBody::default() } else { body.into() });
         self.state.begun.store(true, Ordering::Relaxed);
-        let turn = match self.state.begin() {
-            Some(running) => Turn::Here { _running: running },
-            None => Turn::Awaited { turn: Box::pin(Arc::clone(&self.state).turn()) },
-        };
-        // The user's service is called with the first poll of this.
-        Exchange { turn, future: self.service.call(request) }
+        match self.state.begin() {
+            Some(running) => {
+                Exchange { turn: Turn::Here { _running: running }, future: Some(self.service.call(request)) }
+            }
+            None => {
+                let (service, state) = (self.service.clone(), Arc::clone(&self.state));
+                let turn = async move {
+                    let running = state.turn().await?;
+                    Some((running, service.call(request)))
+                };
+                Exchange { turn: Turn::Awaited { turn: Box::pin(turn) }, future: None }
+            }
+        }
     }
 }
 
-enum Turn {
-    /// It may not be dispatched yet.
+/// The right to dispatch a request, and what its handler then begins.
+type Begun<F> = Pin<Box<dyn Future<Output = Option<(Running, F)>> + Send>>;
+
+enum Turn<F> {
+    /// It may not be dispatched yet: the user's service has not seen it.
     Awaited {
-        turn: Pin<Box<dyn Future<Output = Option<Running>> + Send>>,
+        turn: Begun<F>,
     },
     Here {
         _running: Running,
@@ -200,33 +206,35 @@ enum Turn {
 
 pin_project! {
     /// A request on its way to an answer's head.
-    struct Exchange<S>
-    where
-        S: Service<Request<Body>>,
-    {
-        turn: Turn,
+    struct Exchange<F> {
+        turn: Turn<F>,
+        // None while its turn is awaited.
         #[pin]
-        future: TowerToHyperServiceFuture<S, Request<Body>>,
+        future: Option<F>,
     }
 }
 
-impl<S, B> Future for Exchange<S>
+impl<F, B, E> Future for Exchange<F>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
 {
     type Output = Result<Response<B>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         if let Turn::Awaited { turn } = this.turn {
             match ready!(turn.as_mut().poll(cx)) {
-                Some(running) => *this.turn = Turn::Here { _running: running },
+                Some((running, future)) => {
+                    *this.turn = Turn::Here { _running: running };
+                    this.future.set(Some(future));
+                }
                 // hyper looks for this type among an error's sources, and resets the stream for its reason.
                 None => return Poll::Ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into())),
             }
         }
-        let response = ready!(this.future.poll(cx));
+        let future = this.future.as_mut().as_pin_mut().expect("it is there once it has its turn");
+        let response = ready!(future.poll(cx));
         *this.turn = Turn::Over;
         Poll::Ready(response.map_err(Into::into))
     }

@@ -1,69 +1,85 @@
 //! What lies between hyper and the user's service: when a request may be dispatched, and when its answer has ended.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, HttpBody};
-use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::service::Service as _;
-use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::service::Service;
+use hyper::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
-use tower_service::Service;
 
 use super::gate::State;
-use super::sealed::Peer;
 use crate::drain::Running;
 
+/// A service that can ask who is at the other end.
+#[derive(Clone)]
+pub(super) struct Described<S> {
+    service: S,
+    peer: Option<SocketAddr>,
+}
+
+impl<S> Described<S> {
+    pub(super) fn new(service: S, peer: Option<SocketAddr>) -> Described<S> {
+        Described { service, peer }
+    }
+}
+
+impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Described<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<RequestBody>) -> S::Future {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
+        self.service.call(request)
+    }
+}
+
 /// The user's service, as one connection's hyper sees it.
-pub(super) struct Tracked<S, P> {
-    service: TowerToHyperService<S>,
-    peer: P,
+pub(super) struct Tracked<S> {
+    service: S,
     state: Arc<State>,
 }
 
-impl<S, P> Tracked<S, P> {
-    pub(super) fn new(service: TowerToHyperService<S>, peer: P, state: Arc<State>) -> Tracked<S, P> {
-        Tracked { service, peer, state }
+impl<S> Tracked<S> {
+    pub(super) fn new(service: S, state: Arc<State>) -> Tracked<S> {
+        Tracked { service, state }
     }
 
-    pub(super) fn into_parts(self) -> (TowerToHyperService<S>, P) {
-        (self.service, self.peer)
+    pub(super) fn into_inner(self) -> S {
+        self.service
     }
 }
 
-impl<S, P, B> hyper::service::Service<Request<Incoming>> for Tracked<S, P>
+impl<S, B> Service<Request<Incoming>> for Tracked<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
-    P: Peer,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
     B: HttpBody,
 {
     type Response = Response<Answer<B>>;
     type Error = S::Error;
-    type Future = Handling<S>;
+    type Future = Handling<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Handling<S> {
+    fn call(&self, request: Request<Incoming>) -> Handling<S::Future> {
         if request.body().is_end_stream() {
             self.state.begin(false);
-            return self.handle(request.map(|_| Body::empty()));
+            return self.handle(request.map(|_| RequestBody::default()));
         }
         let number = self.state.begin(true);
         let end = UploadEnd { state: Arc::clone(&self.state), number, reached: false };
-        self.handle(request.map(|body| Body::new(Upload { body, end })))
+        self.handle(request.map(|body| RequestBody { incoming: Some(body), end: Some(end) }))
     }
 }
 
-impl<S, P> Tracked<S, P>
-where
-    S: Service<Request<Body>> + Clone,
-    P: Peer,
-{
-    pub(super) fn handle(&self, mut request: Request<Body>) -> Handling<S> {
+impl<S: Service<Request<RequestBody>>> Tracked<S> {
+    pub(super) fn handle(&self, request: Request<RequestBody>) -> Handling<S::Future> {
         let wish = Wish::of(&request);
-        self.peer.describe(request.extensions_mut());
         let end = End(Arc::clone(&self.state));
         let running = self.state.shared.handlers.begin();
         Handling { future: self.service.call(request), running, wish, end: Some(end) }
@@ -102,9 +118,10 @@ impl Wish {
     }
 }
 
-/// Whether `Connection` names the option.
+/// Whether `Connection` names the option. It looks at each header in turn: there are few of them, and to compare a name that the
+/// standard has takes less than to hash one.
 fn names(headers: &HeaderMap, option: &str) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| {
+    headers.iter().filter(|(name, _)| *name == CONNECTION).any(|(_, value)| {
         value
             .as_bytes()
             .split(|&byte| byte == b',')
@@ -114,12 +131,9 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
 
 pin_project! {
     /// A request on its way to an answer's head.
-    pub(super) struct Handling<S>
-    where
-        S: Service<Request<Body>>,
-    {
+    pub(super) struct Handling<F> {
         #[pin]
-        future: TowerToHyperServiceFuture<S, Request<Body>>,
+        future: F,
         // Dropped with the head: a body that streams is not a handler that runs.
         running: Running,
         wish: Wish,
@@ -127,12 +141,12 @@ pin_project! {
     }
 }
 
-impl<S, B> Future for Handling<S>
+impl<F, B, E> Future for Handling<F>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    F: Future<Output = Result<Response<B>, E>>,
     B: HttpBody,
 {
-    type Output = Result<Response<Answer<B>>, S::Error>;
+    type Output = Result<Response<Answer<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -141,18 +155,13 @@ where
         let state = &end.0;
         let mut closing = this.wish.ends_with(&response);
         // With more requests behind it, this is not the last answer. A body that is not yet read is not a request.
-        if !closing && announces_close(state) && (state.is_body_open() || !state.has_unread()) {
+        if !closing && state.announces_close() && (state.is_body_open() || !state.has_unread()) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             closing = true;
         }
         state.answer(closing);
         Poll::Ready(Ok(response.map(|body| Answer { body, end })))
     }
-}
-
-/// A leaving process ends its connections with an answer, unless another one takes them.
-fn announces_close(state: &State) -> bool {
-    state.shared.phase.get().is_leaving() && state.shared.passing().is_none()
 }
 
 pin_project! {
@@ -189,11 +198,42 @@ impl<B: HttpBody> HttpBody for Answer<B> {
     }
 }
 
-/// A request's body.
-struct Upload {
-    body: Incoming,
+/// A request's body, as the services of [`serve_hyper`](crate::serve_hyper) get it: hyper's own, and flip sees when it was read.
+///
+/// An empty one, for a test that calls a service, is `RequestBody::default()`.
+///
+/// ```
+/// use flip::RequestBody;
+/// use hyper::body::Body;
+/// use hyper::{Request, Response};
+///
+/// async fn how_much(request: Request<RequestBody>) -> hyper::Result<Response<String>> {
+///     Ok(Response::new(format!("{:?} bytes", request.body().size_hint().exact())))
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let answer = how_much(Request::new(RequestBody::default())).await.unwrap();
+/// assert_eq!(answer.into_body(), "Some(0) bytes");
+/// # });
+/// ```
+#[derive(Default)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
     // Dropped after the body: hyper then knows as much as the state says.
-    end: UploadEnd,
+    end: Option<UploadEnd>,
+}
+
+#[cfg(feature = "http2")]
+impl From<Incoming> for RequestBody {
+    fn from(body: Incoming) -> RequestBody {
+        RequestBody { incoming: Some(body), end: None }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
 }
 
 struct UploadEnd {
@@ -201,6 +241,15 @@ struct UploadEnd {
     /// Of the request.
     number: u64,
     reached: bool,
+}
+
+impl UploadEnd {
+    fn reach(&mut self) {
+        if !self.reached {
+            self.reached = true;
+            self.state.body_read(self.number);
+        }
+    }
 }
 
 impl Drop for UploadEnd {
@@ -211,33 +260,30 @@ impl Drop for UploadEnd {
     }
 }
 
-impl HttpBody for Upload {
-    type Data = <Incoming as HttpBody>::Data;
+impl HttpBody for RequestBody {
+    type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         let ended = match &frame {
             None => true,
-            Some(Ok(_)) => self.body.is_end_stream(),
+            Some(Ok(_)) => body.is_end_stream(),
             // hyper closes the connection then.
             Some(Err(_)) => false,
         };
-        if ended && !self.end.reached {
-            self.end.reached = true;
-            self.end.state.body_read(self.end.number);
+        if ended && let Some(end) = &mut self.end {
+            end.reach();
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }

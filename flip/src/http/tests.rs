@@ -2,43 +2,50 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::routing::{any, get, post};
-use http_body::Frame;
+use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::web::Routes;
 use super::*;
+use crate::drain::Leaving;
 
 #[cfg(feature = "http2")]
 mod http2;
+#[cfg(feature = "rustls")]
+mod tls;
 
-struct Tcp(TcpListener, Arc<Shared>);
+struct Tcp(TcpListener, Arc<Shared>, bool);
 
 impl sealed::Accept for Tcp {
     type Io = TcpStream;
-    type Peer = SocketAddr;
 
-    async fn accept(&self) -> io::Result<Option<sealed::Accepted<TcpStream, SocketAddr>>> {
-        let Some((io, peer)) = next(&self.1, || self.0.accept()).await? else { return Ok(None) };
-        let guard = self.1.track("http".into(), Some(peer.to_string()));
-        Ok(Some(sealed::Accepted { io, guard, peer }))
+    async fn accept(&self) -> io::Result<Option<sealed::Accepted<TcpStream>>> {
+        let Some((io, peer)) = next(&self.1, self.2, || self.0.accept()).await? else { return Ok(None) };
+        let guard = self.1.connections.track("http".into(), Some(peer.to_string()), self.2);
+        Ok(Some(sealed::Accepted { io, guard, peer: Some(peer) }))
     }
 
-    fn adopt(&self, _: OwnedFd) -> io::Result<sealed::Accepted<Self::Io, Self::Peer>> {
+    fn adopt(&self, _: OwnedFd) -> io::Result<sealed::Accepted<Self::Io>> {
         unreachable!("nothing is passed to a process without a predecessor")
     }
 
     fn label(&self) -> String {
         "test".to_owned()
+    }
+
+    fn lasts(&self) -> bool {
+        self.2
     }
 
     fn process(&self) -> sealed::Process {
@@ -50,15 +57,14 @@ struct Unix(UnixListener, Arc<Shared>);
 
 impl sealed::Accept for Unix {
     type Io = UnixStream;
-    type Peer = ();
 
-    async fn accept(&self) -> io::Result<Option<sealed::Accepted<UnixStream, ()>>> {
-        let Some((io, _)) = next(&self.1, || self.0.accept()).await? else { return Ok(None) };
+    async fn accept(&self) -> io::Result<Option<sealed::Accepted<UnixStream>>> {
+        let Some((io, _)) = next(&self.1, false, || self.0.accept()).await? else { return Ok(None) };
         let guard = self.1.track("http".into(), None);
-        Ok(Some(sealed::Accepted { io, guard, peer: () }))
+        Ok(Some(sealed::Accepted { io, guard, peer: None }))
     }
 
-    fn adopt(&self, _: OwnedFd) -> io::Result<sealed::Accepted<Self::Io, Self::Peer>> {
+    fn adopt(&self, _: OwnedFd) -> io::Result<sealed::Accepted<Self::Io>> {
         unreachable!("nothing is passed to a process without a predecessor")
     }
 
@@ -71,16 +77,16 @@ impl sealed::Accept for Unix {
     }
 }
 
-async fn next<T, F>(shared: &Shared, accept: impl Fn() -> F) -> io::Result<Option<T>>
+async fn next<T, F>(shared: &Shared, lasting: bool, accept: impl Fn() -> F) -> io::Result<Option<T>>
 where
     F: Future<Output = io::Result<T>>,
 {
     loop {
-        if shared.may_accept().await.is_none() {
+        if shared.may_accept(lasting).await.is_none() {
             return Ok(None);
         }
         let changed = shared.phase.listen();
-        if shared.accepting.is_open() {
+        if shared.is_open(lasting) {
             tokio::select! {
                 accepted = accept() => return accepted.map(Some),
                 () = changed => {}
@@ -109,7 +115,7 @@ impl HttpBody for Pieces {
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
     }
@@ -162,6 +168,11 @@ fn router(stage: Stage) -> Router {
         }))
 }
 
+fn routes(stage: &Stage) -> impl Fn(Option<SocketAddr>) -> Routes<Router> + use<> {
+    let router = router(stage.clone());
+    move |peer| Routes::new(router.clone(), peer)
+}
+
 struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -175,30 +186,43 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 impl Server {
     async fn start(grace: Duration) -> Server {
-        Server::with(Options { grace, linger: NEVER, rebuilt: None }).await
+        Server::with(Options { grace, linger: NEVER, lasting: false, rebuilt: None }).await
+    }
+
+    async fn lasting() -> Server {
+        Server::with(Options { grace: NEVER, linger: SHORT, lasting: true, rebuilt: None }).await
     }
 
     async fn with(options: Options) -> Server {
+        Server::on(|listener| listener, options).await
+    }
+
+    /// On a listener that is made of one.
+    async fn on<L: Accept>(new: impl FnOnce(Tcp) -> L, options: Options) -> Server {
         let shared = Shared::new(true).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
         let stage = Stage {
             dispatched: Arc::default(),
             entered: Arc::new(Semaphore::new(0)),
             release: Arc::new(Semaphore::new(0)),
             pieces: Arc::default(),
         };
-        let listener = Tcp(listener, Arc::clone(&shared));
-        let served = tokio::spawn(serve_with(listener, router(stage.clone()), options));
+        let listener = new(Tcp(socket, Arc::clone(&shared), options.lasting));
+        let served = tokio::spawn(serve_with(listener, routes(&stage), options));
         Server { shared, address, stage, rebuilt: options.rebuilt, served }
     }
 
     /// A client whose connection was accepted.
     async fn client(&self) -> Client {
         let client = Client::connect(self.address).await;
-        let address = Some(client.io.local_addr().unwrap().to_string());
-        until(|| self.shared.connections.open().iter().any(|open| open.peer == address)).await;
+        self.accepted(&client.io).await;
         client
+    }
+
+    async fn accepted(&self, io: &TcpStream) {
+        let address = Some(io.local_addr().unwrap().to_string());
+        until(|| self.shared.connections.open().iter().any(|open| open.peer == address)).await;
     }
 
     fn freeze(&self) {
@@ -219,6 +243,20 @@ impl Server {
         self.shared.accepting.close();
         self.shared.dispatching.close();
         self.shared.phase.set(Phase::HandedOff);
+    }
+
+    /// With so many connections open, as far as anybody knows.
+    fn stop(&self, open: usize) {
+        self.shared.leaving.set(Leaving { until: None, open }).ok().unwrap();
+        self.shared.lasting.open();
+        self.shared.accepting.close();
+        self.shared.phase.set(Phase::Stopping);
+    }
+
+    /// Nothing is left but what lasts.
+    fn rest_is_done(&self) {
+        self.shared.lasting.close();
+        self.shared.phase.set(Phase::Stopping);
     }
 
     fn dispatched(&self) -> usize {
@@ -275,8 +313,8 @@ async fn some_turns() {
     }
 }
 
-struct Client {
-    io: TcpStream,
+struct Client<I = TcpStream> {
+    io: I,
     read: Vec<u8>,
 }
 
@@ -300,7 +338,9 @@ impl Client {
         io.set_nodelay(true).unwrap();
         Client { io, read: Vec::new() }
     }
+}
 
+impl<I: AsyncRead + AsyncWrite + Unpin> Client<I> {
     async fn send(&mut self, bytes: &str) {
         self.io.write_all(bytes.as_bytes()).await.unwrap();
     }
@@ -386,7 +426,7 @@ fn within<T>(test: impl Future<Output = T>) -> T {
 fn frozen<F: Future<Output = ()>>(test: impl Fn(Server) -> F) {
     within(async {
         for rebuilt in [None, Some(&*Box::leak(Box::new(AtomicUsize::new(0))))] {
-            test(Server::with(Options { grace: NEVER, linger: NEVER, rebuilt }).await).await;
+            test(Server::with(Options { grace: NEVER, linger: NEVER, lasting: false, rebuilt }).await).await;
         }
     });
 }
@@ -593,11 +633,11 @@ fn a_request_that_was_parsed_when_the_freeze_began_is_dispatched_and_counted() {
     within(async {
         let shared = Shared::new(true).unwrap();
         let router = Router::new().route("/", get(async || "done"));
-        let state = Arc::new(gate::State::new(Arc::clone(&shared), false, Arc::new(gate::Bell::new())));
-        let tracked = service::Tracked::new(TowerToHyperService::new(router), (), state);
+        let state = Arc::new(gate::State::new(Arc::clone(&shared), true, false, false, Arc::new(gate::Bell::new())));
+        let tracked = service::Tracked::new(Routes::new(router, None), state);
         shared.dispatching.close();
         shared.phase.set(Phase::Frozen);
-        let handling = tracked.handle(Request::new(Body::empty()));
+        let handling = tracked.handle(Request::new(RequestBody::default()));
         assert!(!shared.handlers.wait_idle(std::time::Instant::now()));
         assert!(handling.await.unwrap().status().is_success());
         assert!(shared.handlers.wait_idle(std::time::Instant::now()));
@@ -657,6 +697,108 @@ fn a_kept_connection_is_told_with_its_next_answer() {
         client.ends().await;
         drop(client);
         server.ends().await;
+    });
+}
+
+#[test]
+fn chance_is_spread_evenly() {
+    let mut tenths = [0; 10];
+    for _ in 0..10_000 {
+        let chance = chance();
+        assert!((0.0..=1.0).contains(&chance));
+        tenths[((chance * 10.0) as usize).min(9)] += 1;
+    }
+    // Thirteen times the standard deviation of each.
+    assert!(tenths.iter().all(|count| (600..1400).contains(count)), "{tenths:?}");
+}
+
+#[test]
+fn few_connections_are_told_at_once_in_a_service_that_stops() {
+    within(async {
+        let server = Server::start(NEVER).await;
+        let mut client = server.client().await;
+        client.get("/hello").await.is("hello", false);
+        server.stop(100);
+        client.get("/hello").await.is("hello", true);
+        client.ends().await;
+        drop(client);
+        server.ends().await;
+    });
+}
+
+#[test]
+fn many_connections_are_served_until_it_is_their_turn() {
+    within(async {
+        let server = Server::start(Duration::ZERO).await;
+        let mut clients = vec![];
+        for _ in 0..3 {
+            clients.push(server.client().await);
+            clients.last_mut().unwrap().get("/hello").await.is("hello", false);
+        }
+        // Each some time in seven weeks.
+        server.stop(usize::MAX);
+        for _ in 0..3 {
+            some_turns().await;
+            for client in &mut clients {
+                client.get("/hello").await.is("hello", false);
+            }
+        }
+        server.shared.phase.set(Phase::Cut);
+        server.served.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn turn_comes_for_each_of_many_connections() {
+    within(async {
+        let server = Server::start(Duration::ZERO).await;
+        let mut clients = vec![];
+        for _ in 0..20 {
+            clients.push(server.client().await);
+            clients.last_mut().unwrap().get("/hello").await.is("hello", false);
+        }
+        server.stop(100 + 50);
+        for client in &mut clients {
+            client.ends().await;
+        }
+        drop(clients);
+        server.ends().await;
+    });
+}
+
+#[test]
+fn listener_that_lasts_serves_until_the_others_are_done() {
+    within(async {
+        let server = Server::lasting().await;
+        let mut kept = server.client().await;
+        kept.get("/hello").await.is("hello", false);
+        server.stop(1);
+        some_turns().await;
+        for _ in 0..3 {
+            kept.get("/hello").await.is("hello", false);
+            let mut fresh = server.client().await;
+            fresh.get("/hello").await.is("hello", false);
+        }
+        server.rest_is_done();
+        // Though this one never is.
+        kept.ends().await;
+        drop(kept);
+        server.ends().await;
+    });
+}
+
+#[test]
+fn listener_that_lasts_does_not_wait_for_its_own() {
+    within(async {
+        let server = Server::lasting().await;
+        let mut slow = server.client().await;
+        slow.send(&request("/slow")).await;
+        server.entered().await;
+        server.stop(1);
+        server.rest_is_done();
+        server.served.await.unwrap().unwrap();
+        assert!(!server.shared.connections.is_empty());
+        drop(slow);
     });
 }
 
@@ -846,6 +988,38 @@ fn handlers_can_ask_for_the_peer() {
         let mut client = server.client().await;
         let address = client.io.local_addr().unwrap().to_string();
         client.get("/peer").await.is(&address, false);
+    });
+}
+
+#[test]
+fn serves_a_service_of_hyper() {
+    async fn answer(request: Request<RequestBody>) -> hyper::Result<Response<String>> {
+        let peer = request.extensions().get::<SocketAddr>().copied();
+        let mut body = request.into_body();
+        let (expected, mut length) = (body.size_hint().exact(), 0);
+        while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+            length += frame?.into_data().map_or(0, |data| data.len());
+        }
+        assert!(body.is_end_stream());
+        Ok(Response::new(format!("{length} of {expected:?} bytes from {peer:?}")))
+    }
+    within(async {
+        let shared = Shared::new(true).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = Client::connect(listener.local_addr().unwrap()).await;
+        let peer = client.io.local_addr().unwrap();
+        let listener = Tcp(listener, Arc::clone(&shared), false);
+        let served = tokio::spawn(serve_hyper(listener, hyper::service::service_fn(answer)));
+        client.get("/").await.is(&format!("0 of Some(0) bytes from Some({peer})"), false);
+        client.send("POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nha").await;
+        until(|| !shared.handlers.wait_idle(std::time::Instant::now())).await;
+        shared.accepting.close();
+        shared.phase.set(Phase::HandedOff);
+        client.send("lf").await;
+        client.answer().await.is(&format!("4 of Some(4) bytes from Some({peer})"), true);
+        client.ends().await;
+        drop(client);
+        served.await.unwrap().unwrap();
     });
 }
 

@@ -13,7 +13,7 @@ use super::error::BoxError;
 
 /// Where a listener listens.
 ///
-/// Its text is `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, `unix:/run/app.sock` or `@abstract`. Addresses are
+/// Its text is `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, `unix:/run/app.sock`, `@abstract` or `systemd:name`. Addresses are
 /// compared as they are configured: `127.0.0.1:0` keeps the port that it once got.
 ///
 /// ```
@@ -36,6 +36,9 @@ pub enum Address {
     Unix(PathBuf),
     /// A name in Linux's abstract namespace, without its leading zero byte (unix(7)).
     Abstract(Vec<u8>),
+    /// What a service manager passes at the start under this name: the `FileDescriptorName=` of a socket unit, or the unit's own name
+    /// (systemd.socket(5)). One socket alone that nobody has named answers to any name.
+    Systemd(String),
 }
 
 /// Why a text is no address.
@@ -58,7 +61,7 @@ impl Address {
                 }
                 Ok(found)
             }
-            Address::Unix(_) | Address::Abstract(_) => Ok(Vec::new()),
+            Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_) => Ok(Vec::new()),
         }
     }
 }
@@ -70,6 +73,7 @@ impl fmt::Display for Address {
             Address::Host(text) => f.write_str(text),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+            Address::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
@@ -89,8 +93,11 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { no("the path is empty") } else { Ok(Address::Unix(path.into())) };
         }
-        if text.starts_with("systemd:") {
-            return no("sockets that systemd passes are not supported yet; give the address itself");
+        if let Some(name) = text.strip_prefix("systemd:") {
+            return match name.strip_suffix(".socket").unwrap_or(name) {
+                "" => no("the name of what systemd passes is empty"),
+                name => Ok(Address::Systemd(name.to_owned())),
+            };
         }
         if let Ok(address) = text.parse() {
             return Ok(Address::Ip(address));
@@ -105,7 +112,7 @@ impl FromStr for Address {
             }
             Some((host, _)) if host.contains(':') => no("an IPv6 address goes in brackets: `[::1]:8080`"),
             Some(_) => no("what follows the colon is no port (0 to 65535)"),
-            None => no("expected `host:port`, `unix:/path` or `@abstract`"),
+            None => no("expected `host:port`, `unix:/path`, `@abstract` or `systemd:name`"),
         }
     }
 }
@@ -145,7 +152,7 @@ impl From<SocketAddr> for Address {
     message = "`{Self}` is not an address to listen at",
     label = "not an address",
     note = "an address is a `SocketAddr`, `\"host:port\"`, `(IpAddr, u16)`, `\"unix:/run/app.sock\"`, `\"@abstract\"`, \
-            a `Path` or a `flip::Address`; an `Option` of one may be off; a `Vec`, slice or array of them is several"
+            `\"systemd:name\"`, a `Path` or a `flip::Address`; an `Option` of one may be off; a `Vec`, slice or array of them is several"
 )]
 pub trait ToAddress {
     /// `Address`, `Option<Address>` or `Vec<Address>`: a listener, one that may be off, or several.
@@ -288,11 +295,14 @@ mod tests {
         assert_eq!(read("unix:/run/a"), Ok(Address::Unix("/run/a".into())));
         assert_eq!(read("@a"), Ok(Address::Abstract(b"a".to_vec())));
         assert_eq!(read("unix:@a"), Ok(Address::Abstract(b"a".to_vec())));
-        for text in ["", "@", "unix:", "/run/a", ":80", "localhost", "a:b", "::1:80", "a:70000", "systemd:http"] {
+        for text in
+            ["", "@", "unix:", "/run/a", ":80", "localhost", "a:b", "::1:80", "a:70000", "systemd:", "systemd:.socket"]
+        {
             let error = read(text).unwrap_err();
             assert!(error.contains(&format!("{text:?} is no address: ")), "{error}");
         }
-        assert!(read("systemd:http").unwrap_err().contains("not supported yet"));
+        assert_eq!(read("systemd:http"), Ok(Address::Systemd("http".into())));
+        assert_eq!(read("systemd:http.socket").unwrap().to_string(), "systemd:http");
         assert!(read("/run/a").unwrap_err().contains("`unix:/path`"));
     }
 

@@ -110,11 +110,15 @@ pub struct TcpListener(Face);
 
 listen!(TcpListener, Kind::Tcp);
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "hyper")]
 impl TcpListener {
     /// Its name, and which of several it is.
     pub(crate) fn label(&self) -> String {
         self.0.label()
+    }
+
+    pub(crate) fn lasts(&self) -> bool {
+        self.0.lasting
     }
 
     pub(crate) fn shared(&self) -> &Arc<crate::shared::Shared> {
@@ -127,7 +131,7 @@ impl TcpListener {
         stream.set_nonblocking(true)?;
         let peer = stream.peer_addr()?;
         let stream = tokio::net::TcpStream::from_std(stream)?;
-        Ok((TcpStream { stream, guard: self.0.track(Some(peer.to_string())) }, peer))
+        Ok((TcpStream { stream, guard: self.0.track_from(peer) }, peer))
     }
 }
 
@@ -148,7 +152,7 @@ impl TcpListener {
         let Some((fd, peer)) = self.0.next(accept).await? else { return Ok(None) };
         let peer = ip_addr(&peer)?;
         let stream = tokio::net::TcpStream::from_std(fd.into())?;
-        Ok(Some((TcpStream { stream, guard: self.0.track(Some(peer.to_string())) }, peer)))
+        Ok(Some((TcpStream { stream, guard: self.0.track_from(peer) }, peer)))
     }
 
     /// Where it listens; with port 0 the port that it got.
@@ -181,11 +185,15 @@ pub struct UnixListener(Face);
 
 listen!(UnixListener, Kind::Unix);
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "hyper")]
 impl UnixListener {
     /// Its name, and which of several it is.
     pub(crate) fn label(&self) -> String {
         self.0.label()
+    }
+
+    pub(crate) fn lasts(&self) -> bool {
+        self.0.lasting
     }
 
     pub(crate) fn shared(&self) -> &Arc<crate::shared::Shared> {

@@ -74,7 +74,7 @@ fn inodes(kind: Kind, address: &Address, resolved: Option<SocketAddr>) -> HashSe
             let wanted = match address {
                 Address::Unix(path) => path.display().to_string(),
                 Address::Abstract(name) => format!("@{}", String::from_utf8_lossy(name)),
-                Address::Ip(_) | Address::Host(_) => return found,
+                Address::Ip(_) | Address::Host(_) | Address::Systemd(_) => return found,
             };
             for line in read("/proc/net/unix").lines().skip(1) {
                 // Num RefCount Protocol Flags Type St Inode Path

@@ -58,6 +58,10 @@ impl Kind {
 
     /// Says how an address for it looks if this is none.
     pub(super) fn refuses(self, address: &Address) -> Option<String> {
+        if matches!(address, Address::Systemd(_)) {
+            // What it is shows when it is there.
+            return None;
+        }
         let ip = matches!(address, Address::Ip(_) | Address::Host(_));
         match (self.is_ip(), ip) {
             (true, false) => Some(format!("a {self} needs `host:port`, not the address of a Unix socket ({address})")),
@@ -164,7 +168,7 @@ pub(super) fn unix_sockaddr(path_or_name: &Address) -> io::Result<SockAddr> {
             bytes.extend_from_slice(name);
             SockAddr::unix(Path::new(std::ffi::OsStr::from_bytes(&bytes)))
         }
-        Address::Ip(_) | Address::Host(_) => Err(wrong_kind()),
+        Address::Ip(_) | Address::Host(_) | Address::Systemd(_) => Err(wrong_kind()),
     }
 }
 

@@ -12,7 +12,7 @@
 //! | new, when it serves | [`start`](Listeners::start): listens, closes what nobody asked for; then opens its gate |
 //! | old, when new serves | [`close`](Listeners::close): descriptors closed, `accept` gives `None` |
 //! | old, after a roll-back | [`forbid_overlap`](Listeners::forbid_overlap), opens its gate again |
-//! | who stops | [`close`](Listeners::close), then [`unlink_owned`](Listeners::unlink_owned) |
+//! | who stops | [`close`](Listeners::close), then [`unlink_owned`](Listeners::unlink_owned); both again once nothing is left but listeners that last |
 
 mod address;
 pub mod blocking;
@@ -23,8 +23,10 @@ mod holder;
 mod kind;
 mod named;
 mod options;
+mod passed;
 mod path;
 mod registry;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +61,8 @@ use crate::drain::Guard;
     label = "not a listener, or not one for this address",
     note = "with an address: `flip::TcpListener`, `UnixListener`, `SeqpacketListener`, `UdpSocket`, `UnixDatagram`, their \
             twins in `flip::blocking`, or a bare one of `std` or `tokio`",
-    note = "with an `Option` of an address: `Option<L>` of one of these; with several: `Vec<L>`"
+    note = "with an `Option` of an address: `Option<L>` of one of these; with several, or all that systemd passes by one \
+            name: `Vec<L>`"
 )]
 pub trait Listen<A>: Sized {
     /// Called by what `#[flip::main]` expands to.
@@ -87,6 +90,20 @@ impl<L: Listen<Address>> Listen<Address> for Option<L> {
         options: &ListenOptions,
     ) -> Result<Self, ListenError> {
         L::listen(listeners, name, address, options).map(Some)
+    }
+}
+
+/// All that were passed under one name; of any other address, the one.
+impl<L: Listen<Address>> Listen<Address> for Vec<L> {
+    fn listen(
+        listeners: &Arc<Listeners>,
+        name: &str,
+        address: Address,
+        options: &ListenOptions,
+    ) -> Result<Self, ListenError> {
+        let options = ListenOptions { several: true, ..options.clone() };
+        let count = listeners.count(name, &address).max(1);
+        (0..count).map(|index| L::listen(listeners, name, address.clone(), &options.at(index))).collect()
     }
 }
 
@@ -157,6 +174,10 @@ fn bare(
 ) -> Result<OwnedFd, ListenError> {
     if options.shards > 1 {
         return Err(ListenError::asked(name, &address, "a bare socket is one: shards need one of flip's listeners"));
+    }
+    if options.lasting {
+        let why = "a bare socket is its user's to close: keep_accepting needs one of flip's listeners";
+        return Err(ListenError::asked(name, &address, why));
     }
     let named = listeners.bind(kind, name, address, options, manner)?;
     let copied = named.sender().and_then(|fd| fd.as_fd().try_clone_to_owned());

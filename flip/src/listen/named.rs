@@ -103,6 +103,8 @@ pub(crate) struct Named {
     pub(crate) address: Address,
     pub(crate) manner: Manner,
     pub(super) backlog: i32,
+    /// A stop leaves it open until nothing else is.
+    pub(crate) lasting: bool,
     pub(super) shared: Arc<Shared>,
     pub(super) registry: Weak<Listeners>,
     local: SockAddr,
@@ -126,13 +128,14 @@ pub(super) struct Fields {
     pub(super) address: Address,
     pub(super) manner: Manner,
     pub(super) backlog: i32,
+    pub(super) lasting: bool,
     pub(super) shared: Arc<Shared>,
     pub(super) registry: Weak<Listeners>,
 }
 
 impl Named {
     pub(super) fn new(fields: Fields, slots: Vec<Slot>, local: SockAddr) -> Named {
-        let Fields { name, index, kind, address, manner, backlog, shared, registry } = fields;
+        let Fields { name, index, kind, address, manner, backlog, lasting, shared, registry } = fields;
         Named {
             name,
             index,
@@ -140,6 +143,7 @@ impl Named {
             address,
             manner,
             backlog,
+            lasting,
             shared,
             registry,
             local,
@@ -171,7 +175,12 @@ impl Named {
     }
 
     pub(crate) fn track(&self, peer: Option<String>) -> Guard {
-        self.shared.track(Arc::clone(&self.name), peer)
+        self.shared.connections.track(Arc::clone(&self.name), peer, self.lasting)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn track_from(&self, address: SocketAddr) -> Guard {
+        self.shared.connections.track_from(Arc::clone(&self.name), address, self.lasting)
     }
 
     /// The name as people are told it.
@@ -236,13 +245,13 @@ impl Named {
         tokio::task::consume_budget().await;
         let mut backoff = Backoff::default();
         loop {
-            let Some(pass) = self.shared.may_accept().await else { return Ok(None) };
+            let Some(pass) = self.shared.may_accept(self.lasting).await else { return Ok(None) };
             let mut found = self.look(&mut op);
             drop(pass);
             if let Look::Nothing = found {
                 // Whatever comes while looking again rings.
                 let (bell, phase) = (self.bell.listen(), self.shared.phase.listen());
-                let Some(pass) = self.shared.may_accept().await else { return Ok(None) };
+                let Some(pass) = self.shared.may_accept(self.lasting).await else { return Ok(None) };
                 found = self.look(&mut op);
                 drop(pass);
                 if let Look::Nothing = found {
@@ -301,8 +310,8 @@ impl Named {
         let mut backoff = Backoff::default();
         loop {
             // Before looking: it rings for what happens afterwards.
-            let alarm = registry.alarm()?;
-            let Some(pass) = self.shared.wait_to_accept() else { return Ok(None) };
+            let alarm = registry.alarm(self.lasting)?;
+            let Some(pass) = self.shared.wait_to_accept(self.lasting) else { return Ok(None) };
             let found = self.each(|slot, backlog| match slot.listen(self.kind, backlog) {
                 Ok(()) => call(&slot.fd, &mut op),
                 Err(error) => Call::Done(Err(error)),

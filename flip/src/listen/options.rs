@@ -26,19 +26,30 @@ pub struct ListenOptions {
     pub(super) backlog: u32,
     pub(super) shards: u32,
     pub(super) mode: Option<u32>,
+    pub(super) lasting: bool,
     pub(super) configure: Vec<Configure>,
     /// Which of the listeners of one name: the place in a `Vec`.
     pub(super) index: u32,
+    /// All that were passed under one name are asked for.
+    pub(super) several: bool,
 }
 
 impl Default for ListenOptions {
     fn default() -> ListenOptions {
-        ListenOptions { backlog: 4096, shards: 1, mode: None, configure: Vec::new(), index: 0 }
+        ListenOptions {
+            backlog: 4096,
+            shards: 1,
+            mode: None,
+            lasting: false,
+            configure: Vec::new(),
+            index: 0,
+            several: false,
+        }
     }
 }
 
 impl ListenOptions {
-    /// The defaults: a backlog of 4096, one shard, permissions as the umask leaves them.
+    /// The defaults: a backlog of 4096, one shard, permissions as the umask leaves them, closed by a stop.
     pub fn new() -> ListenOptions {
         ListenOptions::default()
     }
@@ -62,6 +73,46 @@ impl ListenOptions {
     /// The permissions of a Unix socket's path, such as `0o660`; by default what the umask leaves.
     pub fn mode(mut self, mode: u32) -> ListenOptions {
         self.mode = Some(mode & 0o7777);
+        self
+    }
+
+    /// Whether a stop leaves this listener open until all others are done, so that health checks are answered meanwhile;
+    /// no by default.
+    ///
+    /// It goes on accepting, and its connections are served as before, until nothing else of the service is open: no
+    /// connection of another listener, no [guard](crate::Handle::guard), no datagram socket that has received, no earlier
+    /// generation that drains; at most for `drain_timeout`. Then its `accept` gives `None` like any other. Nobody waits for its own
+    /// connections: `flip::serve` closes those that rest, gives the others a second, and returns. A handler learns
+    /// from [`Handle::draining`](crate::Handle::draining) that the service stops.
+    ///
+    /// In a handoff it changes nothing: there the new process accepts.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")] mod program {
+    /// # use axum::{http::StatusCode, routing::get, Router};
+    /// async fn health(flip: flip::Handle) -> (StatusCode, String) {
+    ///     match flip.draining() {
+    ///         None => (StatusCode::OK, "serves".to_owned()),
+    ///         Some(drain) => (StatusCode::SERVICE_UNAVAILABLE, drain.to_string()),
+    ///     }
+    /// }
+    ///
+    /// #[flip::main]
+    /// async fn main(
+    ///     #[listen("127.0.0.1:8080")] http: flip::TcpListener,
+    ///     #[listen("127.0.0.1:9000", keep_accepting = true)] checks: flip::TcpListener,
+    ///     flip: flip::Handle,
+    /// ) -> std::io::Result<()> {
+    ///     let checked = Router::new().route("/health", get(move || health(flip.clone())));
+    ///     let served = Router::new().route("/", get(async || "hello\n"));
+    ///     tokio::try_join!(flip::serve(http, served), flip::serve(checks, checked))?;
+    ///     Ok(())
+    /// }
+    /// # }
+    /// # fn main() {}
+    /// ```
+    pub fn keep_accepting(mut self, keep: bool) -> ListenOptions {
+        self.lasting = keep;
         self
     }
 
@@ -93,6 +144,7 @@ impl fmt::Debug for ListenOptions {
             .field("backlog", &self.backlog)
             .field("shards", &self.shards)
             .field("mode", &self.mode.map(|mode| format!("{mode:#o}")))
+            .field("keep_accepting", &self.lasting)
             .field("configure", &self.configure.len())
             .finish()
     }

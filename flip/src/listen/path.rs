@@ -36,6 +36,16 @@ impl PathInode {
         Ok(PathInode { path, dev: found.dev(), ino: found.ino() })
     }
 
+    /// One that was written down.
+    pub(super) fn known(path: &Path, dev: u64, ino: u64) -> Option<PathInode> {
+        let path = std::path::absolute(path).ok()?.into_os_string().into_vec();
+        Some(PathInode { path, dev, ino })
+    }
+
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(OsString::from_vec(self.path.clone()))
     }

@@ -18,7 +18,9 @@ use super::holder;
 use super::kind::{Fd, Kind, unix_sockaddr};
 use super::named::{Fields, Manner, Named, Offered, Slot};
 use super::options::{Drift, ListenOptions, drift};
+use super::passed::{self, Passed};
 use super::path::{self, Lock, Owned, PathInode};
+use super::stored;
 use crate::log::say;
 use crate::phase::Phase;
 use crate::shared::{MainTurn, Shared};
@@ -73,9 +75,13 @@ pub struct Listeners {
     predecessor: Option<u32>,
     /// What the predecessor holds, claimed or not.
     theirs: Theirs,
+    /// By which names the process before has put its own into a store of descriptors.
+    stored_before: Mutex<Vec<String>>,
     state: Mutex<State>,
     /// Rung once, when nothing is accepted here any more, for threads in poll(2).
     alarm: OnceLock<EventFd>,
+    /// The same for listeners that last.
+    last_alarm: OnceLock<EventFd>,
 }
 
 #[derive(Default)]
@@ -95,6 +101,10 @@ struct State {
     binding: Vec<(Arc<str>, u32)>,
     /// Paths whose listener was dropped before it could be known whether this process will serve.
     orphans: Vec<Owned>,
+    /// What a service manager passed and nobody has asked for so far.
+    passed: Vec<Passed>,
+    /// All that it passed, for who asks for something else.
+    passed_at_start: Vec<String>,
     drift: Vec<Drift>,
     managed: usize,
     /// A managed one that is gone was used before.
@@ -154,8 +164,72 @@ impl Listeners {
             theirs.paths.extend(offered.path.clone());
             received.push(Inherited { offered, socket, local });
         }
+        let stored_before = received.iter().filter_map(|one| stored::name(&one.offered)).collect();
         let state = State { inherited: received, started: predecessor.is_none(), ..State::default() };
-        Ok(Arc::new(Listeners { shared, predecessor, theirs, state: Mutex::new(state), alarm: OnceLock::new() }))
+        Ok(Arc::new(Listeners {
+            shared,
+            predecessor,
+            theirs,
+            stored_before: Mutex::new(stored_before),
+            state: Mutex::new(state),
+            alarm: OnceLock::new(),
+            last_alarm: OnceLock::new(),
+        }))
+    }
+
+    /// Those of a process without a predecessor: with what a service manager passed, each under its name. What an earlier process has
+    /// left in its store is as if it had been handed over.
+    pub(crate) fn cold(shared: Arc<Shared>, passed: Vec<(String, OwnedFd)>) -> Arc<Listeners> {
+        let (ours, passed): (Vec<_>, Vec<_>) = passed.into_iter().partition(|(name, _)| name.starts_with(stored::OURS));
+        let stored: Vec<_> = ours.iter().map(|(name, _)| name.clone()).collect();
+        let inherited = ours.into_iter().filter_map(|(name, fd)| {
+            restored(&name, fd)
+                .map_err(|why| say!(warn, "`{name}` from the store of descriptors is not used: {why}"))
+                .ok()
+        });
+        let listeners = Listeners::new(Arc::clone(&shared), inherited.collect(), None).unwrap_or_else(|error| {
+            say!(warn, "what the store of descriptors has is not used: {}", crate::error::chain(&error));
+            Listeners::new(shared, vec![], None).expect("nothing is inherited, so nothing can be wrong with it")
+        });
+        *listeners.stored_before.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+        let passed = Passed::sort(passed);
+        {
+            let mut state = listeners.state();
+            state.passed_at_start = passed.iter().map(ToString::to_string).collect();
+            state.passed = passed;
+        }
+        listeners
+    }
+
+    /// How many sockets there are for all listeners of this name, which are inherited or were passed.
+    pub(super) fn count(&self, name: &str, address: &Address) -> u32 {
+        let Address::Systemd(passed) = address else { return 1 };
+        let state = self.state();
+        let address = address.to_string();
+        let inherited = state.inherited.iter().filter(|one| one.offered.name == name && one.offered.address == address);
+        let inherited = inherited.map(|one| one.offered.index + 1).max().unwrap_or(0);
+        inherited.max(u32::try_from(passed::named(&state.passed, passed).len()).unwrap_or(u32::MAX))
+    }
+
+    /// A cold start has all that it wants: what was passed besides is said once, and given up.
+    pub(crate) fn close_unclaimed(&self) {
+        for Inherited { offered, .. } in std::mem::take(&mut self.state().inherited) {
+            say!(
+                warn,
+                "the store of descriptors has the listener `{}` at {}, and nobody asks for it any more",
+                offered.label(),
+                offered.address
+            );
+            if let Some(path) = &offered.path {
+                unlink(path);
+            }
+        }
+        for passed in std::mem::take(&mut self.state().passed) {
+            say!(
+                warn,
+                "{passed} was passed to this process, and no listener asks for it: write \"systemd:<name>\" as its address"
+            );
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -219,10 +293,19 @@ impl Listeners {
             );
         }
         let mut lock = None;
+        if slots.is_empty()
+            && let Address::Systemd(passed) = &address
+        {
+            slots.push(self.claim_passed(kind, name, passed, options)?);
+        }
         if slots.is_empty() {
             let (slot, held) = self.bind_first(kind, name, &address, &resolved, options)?;
             slots.push(slot);
             lock = held;
+        }
+        if wanted > slots.len() && matches!(address, Address::Systemd(_)) {
+            let what = "sockets that share a port are systemd's to make: write ReusePort=yes and several socket units, without `shards`";
+            return Err(ListenError::asked(name, &address, what));
         }
         if wanted > slots.len() && !kind.is_ip() {
             return Err(ListenError::asked(name, &address, format!("a {kind} cannot have shards")));
@@ -268,6 +351,7 @@ impl Listeners {
                 address: address.clone(),
                 manner,
                 backlog: options.listen_backlog(),
+                lasting: options.lasting,
                 shared: Arc::clone(&self.shared),
                 registry: Arc::downgrade(self),
             },
@@ -341,6 +425,34 @@ impl Listeners {
         Ok(slot)
     }
 
+    /// What was passed under a name, if it is what it should be.
+    fn claim_passed(&self, kind: Kind, name: &str, passed: &str, options: &ListenOptions) -> Result<Slot, ListenError> {
+        let address = Address::Systemd(passed.to_owned());
+        let asked = |what: String| ListenError::asked(name, &address, what);
+        let mut state = self.state();
+        let at = passed::named(&state.passed, passed);
+        let first = match at[..] {
+            [] if self.predecessor.is_some() => {
+                return Err(asked(
+                    "the running process has no listener of this name that was passed to it, and only a first process can be \
+                     passed one: stop the service and start it again"
+                        .to_owned(),
+                ));
+            }
+            [] => return Err(asked(passed::missing(passed, &state.passed_at_start))),
+            [_, _, ..] if !options.several => {
+                let sockets: Vec<_> = at.iter().map(|at| state.passed[*at].to_string()).collect();
+                let what =
+                    format!("{} were passed: ask for a Vec, or give each a FileDescriptorName=", sockets.join(", "));
+                return Err(asked(what));
+            }
+            [first, ..] => first,
+        };
+        state.passed[first].check(kind).map_err(asked)?;
+        let Passed { socket, local, .. } = state.passed.remove(first);
+        Ok(Slot::new(Fd::new(kind, socket.into()), local, None, kind.accepts()))
+    }
+
     fn bind_first(
         &self,
         kind: Kind,
@@ -359,6 +471,9 @@ impl Listeners {
                                    one serves: a datagram socket receives as soon as it is bound; stop and start for this change";
                         refused = Some(ListenError::asked(name, address, why));
                         continue;
+                    }
+                    if overlaps && self.predecessor.is_none() {
+                        self.share_stored(kind, *at);
                     }
                     let shared = options.shards > 1 || overlaps;
                     match self.bind_ip(kind, &(*at).into(), options, shared) {
@@ -399,6 +514,8 @@ impl Listeners {
                     .map_err(|error| ListenError::system(name, address, "getsockname(2)", error))?;
                 Ok((slot, Some(lock)))
             }
+            // Passed, or an error, before it comes to this.
+            Address::Systemd(passed) => Err(ListenError::asked(name, address, passed::missing(passed, &[]))),
             Address::Abstract(_) => {
                 let bound = unix_sockaddr(address).map_err(|error| ("reading it", error)).and_then(|at| {
                     let socket = kind.open(Domain::UNIX).map_err(|error| ("socket(2)", error))?;
@@ -439,6 +556,18 @@ impl Listeners {
         options.apply(&socket).map_err(|error| ("setting its options", error))?;
         socket.bind(at).map_err(|error| ("bind(2)", error))?;
         Ok(socket)
+    }
+
+    /// A listener of another address than before: what a store still holds at the old one would be in its way until it is taken out.
+    fn share_stored(&self, kind: Kind, at: SocketAddr) {
+        let is_there = |one: &&Inherited| {
+            one.offered.kind == kind && one.local.as_socket().is_some_and(|local| holder::overlap(local, at))
+        };
+        for Inherited { offered, socket, .. } in self.state().inherited.iter().filter(is_there) {
+            if let Err(error) = socket.set_reuse_port(true) {
+                say!(warn, "cannot set SO_REUSEPORT for the listener `{}` in the store: {error}", offered.label());
+            }
+        }
     }
 
     /// The old process listens there too, at this address or at one that includes it.
@@ -545,6 +674,18 @@ impl Listeners {
         offered
     }
 
+    /// What belongs into a service manager's store of descriptors, each by its name: what the manager has not made itself.
+    pub(crate) fn to_store(&self) -> Vec<(String, Outgoing)> {
+        let ours =
+            self.offer().into_iter().filter(|one| !matches!(one.offered.address.parse(), Ok(Address::Systemd(_))));
+        ours.filter_map(|one| Some((stored::name(&one.offered)?, one))).collect()
+    }
+
+    /// By which names something of the process before lies in that store.
+    pub(crate) fn stored_before(&self) -> Vec<String> {
+        std::mem::take(&mut *self.stored_before.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What nobody has asked for yet, for a process that begins again.
     pub(crate) fn take_unclaimed(&self) -> Vec<InheritedSocket> {
         let inherited = std::mem::take(&mut self.state().inherited);
@@ -582,7 +723,9 @@ impl Listeners {
     }
 
     fn each_ip_slot(&self, mut change: impl FnMut(&Named, &mut Slot)) {
-        for named in self.state().named.iter().filter(|named| named.kind.is_ip()) {
+        // What was passed is not ours alone, and its options are its owner's.
+        let is_ours = |named: &&Arc<Named>| named.kind.is_ip() && !matches!(named.address, Address::Systemd(_));
+        for named in self.state().named.iter().filter(is_ours) {
             for slot in &mut named.slots().open {
                 change(named, slot);
             }
@@ -590,18 +733,21 @@ impl Listeners {
     }
 
     /// Handed over, or stopping: every listening descriptor of this process is closed, whoever still holds a face. Call it
-    /// after the phase says so. Datagram sockets can send until they are dropped. Bare ones are their users'.
+    /// after the phase says so, and again where some last. Datagram sockets can send until they are dropped. Bare ones are
+    /// their users'.
     pub(crate) fn close(&self) {
         let (named, unclaimed) = {
             let mut state = self.state();
             state.closed = true;
             state.handed_over |= self.shared.phase.get() == Phase::HandedOff;
             let State { named, orphans, .. } = &mut *state;
-            for named in named.iter() {
+            let lasts = self.shared.lasting.is_open();
+            let ends: Vec<_> = named.iter().filter(|named| !(lasts && named.lasting)).cloned().collect();
+            for named in &ends {
                 // Whether they go is said by `unlink_owned`.
                 orphans.extend(named.slots().open.iter_mut().filter_map(|slot| slot.path.take()));
             }
-            (state.named.clone(), std::mem::take(&mut state.inherited))
+            (ends, std::mem::take(&mut state.inherited))
         };
         for named in named {
             named.close();
@@ -624,20 +770,24 @@ impl Listeners {
     /// Wakes threads that wait in poll(2) for a connection, once this process will accept none any more.
     pub(crate) fn wake(&self) {
         let leaving = self.state().closed || self.shared.phase.get().is_leaving();
-        if let (true, Some(alarm)) = (leaving, self.alarm.get()) {
-            // It fails only when its counter is full, and then it rings already.
-            let _ = alarm.write(1);
+        let last = leaving && !self.shared.lasting.is_open();
+        for alarm in [(leaving, &self.alarm), (last, &self.last_alarm)] {
+            if let (true, Some(alarm)) = (alarm.0, alarm.1.get()) {
+                // It fails only when its counter is full, and then it rings already.
+                let _ = alarm.write(1);
+            }
         }
     }
 
-    /// Readable from the end of accepting on, and never reset.
-    pub(super) fn alarm(&self) -> io::Result<&EventFd> {
-        if let Some(alarm) = self.alarm.get() {
+    /// Readable from the end of accepting on, and never reset; `lasting`: on listeners that last.
+    pub(super) fn alarm(&self, lasting: bool) -> io::Result<&EventFd> {
+        let alarm = if lasting { &self.last_alarm } else { &self.alarm };
+        if let Some(alarm) = alarm.get() {
             return Ok(alarm);
         }
         let made = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         // Another thread may have been faster; either is as good.
-        Ok(self.alarm.get_or_init(|| made))
+        Ok(alarm.get_or_init(|| made))
     }
 
     /// Every managed listener was used once or dropped, and one was used, if there are any: a program that fails on its way
@@ -709,6 +859,19 @@ impl Listeners {
             _ => state.orphans.extend(paths),
         }
     }
+}
+
+/// A listener that lay in a store, if it still is what its name says.
+fn restored(name: &str, fd: OwnedFd) -> Result<InheritedSocket, String> {
+    let offered = stored::parse(name).ok_or("this release does not know what it is")?;
+    let socket = Socket::from(fd);
+    if !offered.kind.fits(&socket).map_err(|error| error.to_string())? {
+        return Err(format!("it is no {}", offered.kind));
+    }
+    if offered.path.as_ref().is_some_and(|path| !path.is_in_place()) {
+        return Err("its path leads to it no longer".to_owned());
+    }
+    Ok(InheritedSocket { offered, fd: socket.into() })
 }
 
 fn report_drift(name: &Arc<str>, kind: Kind, inherited: &Inherited, options: &ListenOptions) -> Vec<Drift> {
@@ -792,7 +955,9 @@ fn check_address(
     resolved: &[SocketAddr],
 ) -> Result<(), ListenError> {
     let same = |named: &&Arc<Named>| {
+        // Of one name there may be several, and each is there once.
         named.kind == kind
+            && !matches!(address, Address::Systemd(_))
             && match named.local().as_socket() {
                 Some(local) => resolved.iter().any(|at| at.is_ipv4() == local.is_ipv4() && holder::overlap(*at, local)),
                 None => named.address == *address,
@@ -824,7 +989,7 @@ impl Inherited {
                     self.local.as_socket().is_some_and(|local| resolved.contains(&local))
                 }
                 Address::Unix(path) => self.offered.path.as_ref().is_some_and(|at| at.is_at(path)),
-                Address::Abstract(_) => self.offered.address == address.to_string(),
+                Address::Abstract(_) | Address::Systemd(_) => self.offered.address == address.to_string(),
             }
     }
 }

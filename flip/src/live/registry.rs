@@ -86,6 +86,11 @@ impl States {
         left
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner().declared.is_empty()
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<dyn State>> {
         self.inner().declared.clone()
     }

@@ -30,7 +30,8 @@ pub(crate) const DESCRIPTORS: usize = 64 * 1024;
 pub(crate) enum Message {
     /// New → old, first of all.
     Hello(Hello),
-    /// Old → new, with the word, old's pidfd, the sockets of content, calls and connections, then one descriptor a listener.
+    /// Old → new, with the word, old's pidfd, the sockets of content, calls and connections, then one descriptor a listener and
+    /// one a relay.
     Offer(Offer),
     /// New → old: freeze now.
     Prepared(Waiting),
@@ -54,6 +55,8 @@ pub(crate) enum Message {
     Words(String),
     /// Draining → owner, on a socket of its own: a connection, with its descriptor.
     Passed(PassedOn),
+    /// Draining → owner, on the socket of their relay: items, with their descriptors in order.
+    Items(Vec<Item>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +83,7 @@ impl Hello {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Offer {
     pub(crate) version: u32,
     /// The new process's generation.
@@ -90,11 +93,14 @@ pub(crate) struct Offer {
     /// The signal mask of the first generation; this process was started with more blocked.
     pub(crate) mask: Vec<i32>,
     pub(crate) listeners: Vec<Offered>,
-    pub(crate) states: Vec<OfferedState>,
+    pub(crate) states: Vec<Typed>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) relays: Vec<Typed>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OfferedState {
+/// A state or a relay, and what it is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Typed {
     pub(crate) name: String,
     #[serde(with = "codec::bytes")]
     pub(crate) schema: Vec<u8>,
@@ -106,6 +112,14 @@ pub(crate) struct PassedOn {
     pub(crate) kept: bool,
     #[serde(with = "codec::bytes")]
     pub(crate) unread: Vec<u8>,
+}
+
+/// What goes through a relay.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Item {
+    #[serde(with = "codec::bytes")]
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) descriptors: u32,
 }
 
 /// How many descriptors of an offer come before those of the listeners.

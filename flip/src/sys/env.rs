@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -18,13 +18,21 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockType, getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, geteuid, getppid};
 
 use super::fd;
 
 /// The variable that names the channel: `pid:fd:inode`, where the process is the one that shall read it; then, if any,
 /// `:signals`, a bit each from 1, that are blocked only until this process has its handlers. It may have others than the old one.
 pub(crate) const CHANNEL: &str = "FLIP_CHANNEL";
+
+/// The process that started this one and stays, where there is one: its number, in the environment of its children.
+pub(crate) const LAUNCHER: &str = "FLIP_LAUNCHER";
+
+/// Whether this process belongs to a launcher.
+pub(crate) fn is_launched() -> bool {
+    env::var(LAUNCHER).is_ok_and(|pid| pid == getppid().to_string())
+}
 
 /// How the process came into the world, so that each successor can come into the same one.
 #[derive(Clone, Debug)]
@@ -40,6 +48,8 @@ pub(crate) struct Origin {
     /// What was open besides the standard streams, meant for this program by whoever started it: every later generation gets it,
     /// and nothing else that a library may have opened without CLOEXEC.
     pub(crate) descriptors: Vec<Kept>,
+    /// There was a terminal that could hang up.
+    pub(crate) terminal: bool,
     /// What was ignored, as nohup(1) does to SIGHUP. SIGPIPE is never in it: Rust ignores it before anybody can look.
     pub(crate) ignored: SigSet,
 }
@@ -100,6 +110,7 @@ impl Origin {
             limits: limits(),
             mask: SigSet::thread_get_mask()?,
             descriptors: descriptors(),
+            terminal: has_terminal(),
             ignored: ignored_signals(),
         })
     }
@@ -206,6 +217,72 @@ fn ignored_signals() -> SigSet {
     }
     // SAFETY: an initialised set.
     unsafe { SigSet::from_sigset_t_unchecked(ignored) }
+}
+
+/// Whether this process has a controlling terminal that is still there, tty(4).
+pub(crate) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Takes what a service manager passed, sd_listen_fds(3): descriptors from 3 on, each with its name, and the variables that say so,
+/// so that no program started from here takes them for its own.
+///
+/// To be called once, before any thread exists: afterwards the environment must not be written to.
+pub(crate) fn take_passed() -> Vec<(String, OwnedFd)> {
+    let passed = claim_passed(|name| env::var_os(name), Pid::this());
+    for name in ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        // SAFETY: no other thread reads the environment, since none exists: the entry calls this first of all.
+        #[expect(clippy::disallowed_methods, reason = "as for the channel")]
+        unsafe {
+            env::remove_var(name);
+        }
+    }
+    passed.unwrap_or_else(|why| {
+        crate::log::say!(warn, "sockets that were passed are not used: {why}");
+        Vec::new()
+    })
+}
+
+/// What the variables say about this process, or why it cannot be true.
+fn claim_passed(variable: impl Fn(&str) -> Option<OsString>, pid: Pid) -> Result<Vec<(String, OwnedFd)>, String> {
+    let number = |name: &str| {
+        let Some(value) = variable(name) else { return Ok(None) };
+        let number =
+            value.to_str().filter(|text| text.bytes().all(|b| b.is_ascii_digit())).and_then(|text| text.parse().ok());
+        number.map(Some).ok_or_else(|| format!("{name}={} is no number", value.display()))
+    };
+    let Some(count) = number("LISTEN_FDS")?.filter(|count: &RawFd| *count > 0) else { return Ok(Vec::new()) };
+    // The launcher cannot write the number of a process that it has not made yet; its child knows it by being that.
+    let is_launched = number(LAUNCHER).ok().flatten() == Some(getppid().as_raw());
+    match number("LISTEN_PID")? {
+        None if is_launched => {}
+        // They were another process's: whoever started this one left the variables standing.
+        Some(named) if named != pid.as_raw() => return Ok(Vec::new()),
+        None => return Err(format!("LISTEN_FDS={count} without LISTEN_PID")),
+        Some(_) => {}
+    }
+    let names = variable("LISTEN_FDNAMES").and_then(|names| names.into_string().ok());
+    let mut names = names.as_deref().map(|names| names.split(':'));
+    let first = libc::STDERR_FILENO + 1;
+    let mut passed = Vec::new();
+    for number in first..first.saturating_add(count) {
+        let name =
+            names.as_mut().and_then(Iterator::next).filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
+        // SAFETY: F_GETFD only asks whether the number is open.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            // What was opened before is still somebody's; those behind it cannot be told from others any more.
+            crate::log::say!(warn, "LISTEN_FDS={count}, and descriptor {number} (`{name}`) is not open");
+            break;
+        }
+        // SAFETY: it is open, and whoever started this process says that it is for it alone.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+        if fd::is_socket(descriptor.as_fd()) {
+            // It goes to the next generation with the listener, and to no other program.
+            let _ = fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        }
+        passed.push((name, descriptor));
+    }
+    Ok(passed)
 }
 
 /// How this process was started.
@@ -422,6 +499,26 @@ mod tests {
         let why = stray(format!("{}0", name(&new)));
         assert!(why.contains(" is inode "), "{why}");
         assert!(is_open(&new));
+    }
+
+    #[test]
+    fn sockets_of_another_process_and_nonsense_are_none() {
+        let claim = |variables: &[(&str, &str)]| {
+            let value =
+                |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
+            claim_passed(value, Pid::from_raw(PID)).map(|passed| passed.len())
+        };
+        assert_eq!(claim(&[]), Ok(0));
+        assert_eq!(claim(&[("LISTEN_FDS", "0"), ("LISTEN_PID", "x")]), Ok(0));
+        assert_eq!(claim(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "1")]), Ok(0));
+        for (variables, why) in [
+            (&[("LISTEN_FDS", "2")][..], "without LISTEN_PID"),
+            (&[("LISTEN_FDS", "-2"), ("LISTEN_PID", "4711")], "LISTEN_FDS=-2 is no number"),
+            (&[("LISTEN_FDS", "99999999999"), ("LISTEN_PID", "4711")], "is no number"),
+            (&[("LISTEN_FDS", "2"), ("LISTEN_PID", "me")], "LISTEN_PID=me is no number"),
+        ] {
+            assert!(claim(variables).unwrap_err().contains(why), "{variables:?}");
+        }
     }
 
     #[test]

@@ -46,6 +46,14 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((one, other))
 }
 
+/// A datagram socket of Unix with a name that nobody else has, which the kernel makes up (unix(7), autobind).
+pub(crate) fn autobound_datagram() -> io::Result<std::os::unix::net::UnixDatagram> {
+    use nix::sys::socket::{UnixAddr, bind, socket};
+    let made = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(made.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    Ok(made.into())
+}
+
 /// Waits at most so long until something can be read, or the other end is closed.
 ///
 /// # Errors
@@ -186,6 +194,12 @@ pub(crate) fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Packet> {
 }
 
 /// Note that the flag belongs to the open file: it changes for every process that holds it.
+/// Whether this process may have so many descriptors more, at this moment.
+pub(crate) fn are_free(count: usize) -> bool {
+    let Ok(first) = EventFd::new() else { return false };
+    (1..count).map(|_| first.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<_>>>().is_ok()
+}
+
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     flags.set(OFlag::O_NONBLOCK, on);
@@ -248,6 +262,23 @@ impl AsFd for EventFd {
         self.0.as_fd()
     }
 }
+
+/// How long to wait for somebody to reap a dead process. Who has to act on its death knows that it is dead, and waits no longer.
+const STATUS_PATIENCE: Duration = Duration::from_millis(20);
+
+/// `struct pidfd_info` in its first version, linux/pidfd.h.
+#[derive(Default)]
+#[repr(C)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+nix::ioctl_readwrite!(pidfd_get_info, 0xff, 11, PidfdInfo);
 
 /// A process by handle: unlike its number, it never comes to mean another one. Readable once the process has died.
 #[derive(Debug)]
@@ -312,14 +343,43 @@ impl Pidfd {
     }
 
     /// Waits for a process that was killed to be dead, and leaves no zombie where it was reparented to this process
-    /// (the init of a namespace, or a subreaper). Usually somebody else is its parent, and reaps it.
-    pub(crate) fn reap(&self) {
+    /// (the init of a namespace, or a subreaper). Usually somebody else is its parent, and reaps it. Says how it ended, where that can
+    /// be had.
+    pub(crate) fn reap(&self) -> Option<String> {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
         let mut entry = [PollEntry::readable(self.0.as_fd())];
         // One that is stuck in the kernel must not hold up whoever goes on serving.
-        if poll(&mut entry, Some(Duration::from_millis(500))).is_ok() {
-            use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        poll(&mut entry, Some(Duration::from_millis(500))).ok().filter(|ready| *ready > 0)?;
+        match waitid(Id::PIDFd(self.0.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(WaitStatus::Exited(_, status)) => Some(format!("exit status {status}")),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(signal.to_string()),
             // ECHILD: it is not ours to reap.
-            let _ = waitid(Id::PIDFd(self.0.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+            _ => self.exit_status(),
+        }
+    }
+
+    /// How a process ended whose parent is another one, by that one's reaping it: `PIDFD_GET_INFO` (ioctl_pidfd(2)), from Linux 6.15
+    /// on.
+    fn exit_status(&self) -> Option<String> {
+        // Its parent reaps it in a moment, and not before that does the kernel say it.
+        let deadline = Instant::now() + STATUS_PATIENCE;
+        let mut entry = [PollEntry::absent()];
+        entry[0].raw.fd = self.0.as_raw_fd();
+        while !entry[0].hung_up() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            poll(&mut entry, Some(left)).ok()?;
+        }
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: the kernel writes at most the size that is part of the request's number, which is this struct's.
+        unsafe { pidfd_get_info(self.0.as_raw_fd(), &raw mut info) }.ok()?;
+        (info.mask & PIDFD_INFO_EXIT != 0).then_some(())?;
+        let status = info.exit_code;
+        match libc::WIFSIGNALED(status) {
+            true => Signal::try_from(libc::WTERMSIG(status)).ok().map(|signal| signal.to_string()),
+            false => Some(format!("exit status {}", libc::WEXITSTATUS(status))),
         }
     }
 }
@@ -445,6 +505,11 @@ impl<'fd> PollEntry<'fd> {
 
     fn new(fd: RawFd, events: libc::c_short) -> Self {
         Self { raw: libc::pollfd { fd, events, revents: 0 }, fd: PhantomData }
+    }
+
+    /// After [`poll`]: nothing more will come; of a process, that it has been reaped.
+    pub(crate) fn hung_up(&self) -> bool {
+        self.raw.revents & libc::POLLHUP != 0
     }
 
     /// After [`poll`]: what was asked for can be done without waiting, or the other end is gone.

@@ -18,7 +18,7 @@
 use std::cell::Cell;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -27,6 +27,7 @@ use std::ptr::{self, NonNull};
 
 use libc::{c_char, c_int, c_long, c_void};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use nix::sys::resource::{RLIM_INFINITY, rlim_t};
 use nix::sys::signal::SigSet;
@@ -34,6 +35,13 @@ use nix::unistd::Pid;
 
 use super::env::{CHANNEL, Kept, Origin, bit};
 use super::fd::{self, Pidfd};
+
+/// By these a service manager says for which process the variables beside them are, sd_listen_fds(3), sd_watchdog_enabled(3)
+/// and systemd.exec(5). Where they name the old process, they name the new one in its environment.
+const NAME_THE_PROCESS: [&str; 3] = [LISTEN_PID, "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
+const LISTEN_PID: &str = "LISTEN_PID";
+/// Beside `LISTEN_PID`, the inode of a handle of that process.
+const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
 /// What to start, and how.
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +71,22 @@ pub(crate) enum SpawnError {
     ZeroByte { what: String },
     #[error("no memory could be had, or the channel is broken")]
     Prepare(#[source] io::Error),
-    #[error("no process could be made")]
+    #[error("no process could be made{}", clone_advice(.0))]
     Clone(#[source] io::Error),
     #[error("the directory {} cannot be entered", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("{} cannot be executed", path.display())]
     Execute { path: PathBuf, source: io::Error },
+}
+
+fn clone_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => " (a limit on processes is reached: `ulimit -u`, TasksMax= or pids.max)",
+        Some(libc::EPERM | libc::ENOSYS) => {
+            " (a seccomp filter forbids clone(2): it has to allow it, or to be set for threads other than flip's)"
+        }
+        _ => "",
+    }
 }
 
 /// Replaces this process's program as [`spawn`] would start one: same pid, no other thread survives.
@@ -92,8 +110,61 @@ pub(crate) fn replace(spawn: &Spawn<'_>) -> io::Result<std::convert::Infallible>
     // What comes before the program has its handlers again waits for them.
     spawn.handled.thread_block()?;
     // The last thing before the exec: a program that another thread starts in between would get it too.
-    nix::fcntl::fcntl(spawn.channel, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    fcntl(spawn.channel, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Err(command.exec())
+}
+
+/// Starts the service as a child of this process, which has one thread: with these variables more and those less, and with these
+/// descriptors as sd_listen_fds(3) finds them.
+///
+/// # Errors
+/// Why there is no process. One that cannot execute says so, and ends with status 127.
+pub(crate) fn start_child(
+    origin: &Origin,
+    more: &[(&str, OsString)],
+    less: &[&str],
+    passed: &[(&str, BorrowedFd<'_>)],
+) -> io::Result<Pid> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(&origin.executable);
+    if let [name, args @ ..] = &origin.args[..] {
+        command.arg0(name).args(args);
+    }
+    for name in less {
+        command.env_remove(name);
+    }
+    command.envs(more.iter().map(|(name, value)| (name, value))).current_dir(&origin.directory);
+    if !io::stdin().is_terminal() {
+        // What is sent to the launcher's group comes by way of the launcher, and not once more. The keys of a terminal reach all.
+        command.process_group(0);
+    }
+    let first = libc::STDERR_FILENO + 1;
+    let behind = first + passed.len() as RawFd;
+    if !passed.is_empty() {
+        let names: Vec<_> = passed.iter().map(|(name, _)| *name).collect();
+        command.env("LISTEN_FDS", passed.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    }
+    // Where none of them is in the way of another.
+    let passed = passed.iter().map(|(_, fd)| {
+        fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(behind)).map(|fd| {
+            // SAFETY: just made, for this function alone.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        })
+    });
+    let passed = passed.collect::<Result<Vec<_>, _>>()?;
+    // SAFETY: this process has one thread, so the child is a whole copy of it and may do anything.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(child),
+        nix::unistd::ForkResult::Child => {
+            for (number, fd) in (first..).zip(&passed) {
+                // SAFETY: takes integers; what has this number is a descriptor of the launcher's, which the child does not use.
+                unsafe { libc::dup2(fd.as_raw_fd(), number) };
+            }
+            let error = command.exec();
+            crate::log::print(format_args!("error: {} cannot be executed: {error}", origin.executable.display()));
+            exit(127)
+        }
+    }
 }
 
 /// Starts a process as the first generation was started, but for the channel.
@@ -138,8 +209,11 @@ struct Plan {
     executable: *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
-    /// Where in the environment the new process writes its number.
+    /// Where in the environment the new process writes its number, with leading zeros.
     digits: *mut u8,
+    /// Where it writes it without them, each with a byte of zero behind it.
+    numbers: *const *mut u8,
+    number_count: usize,
     channel: RawFd,
     kept: *const RawFd,
     kept_count: usize,
@@ -165,6 +239,8 @@ struct Prepared {
     _argv: Vec<*const c_char>,
     _envp: Vec<*const c_char>,
     _marker: Vec<u8>,
+    _own: Vec<Vec<u8>>,
+    _numbers: Vec<*mut u8>,
     _limits: Vec<Limit>,
     _kept: Vec<RawFd>,
     middle_stack: Stack,
@@ -263,6 +339,12 @@ extern "C" fn new(plan: *mut c_void) -> c_int {
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as libc::pid_t;
     plan.pid.set(pid);
     write_digits(plan.digits, pid);
+    for i in 0..plan.number_count {
+        // SAFETY: `i` counts them.
+        let number = unsafe { plan.numbers.add(i) };
+        // SAFETY: in bounds by the line above.
+        write_number(unsafe { *number }, pid);
+    }
 
     // SAFETY: takes an integer.
     unsafe { libc::syscall(libc::SYS_umask, plan.umask as c_long) };
@@ -336,6 +418,24 @@ fn write_digits(at: *mut u8, pid: libc::pid_t) {
     }
 }
 
+/// Without leading zeros, which mean octal to systemd. What is behind it stays zero, and ends the string.
+fn write_number(at: *mut u8, pid: libc::pid_t) {
+    let mut digits = 1;
+    let mut rest = pid.unsigned_abs() / 10;
+    while rest > 0 {
+        digits += 1;
+        rest /= 10;
+    }
+    let mut rest = pid.unsigned_abs();
+    for i in (0..digits).rev() {
+        // SAFETY: `prepare` has left [`DIGITS`] places, as many as any number has.
+        let place = unsafe { at.add(i) };
+        // SAFETY: as above.
+        unsafe { place.write(b'0' | (rest % 10) as u8) };
+        rest /= 10;
+    }
+}
+
 /// An unprivileged process cannot take back a limit that it has lowered for good; then as much as it can.
 fn set_limit(limit: &Limit) {
     let (nothing, resource) = (ptr::null_mut::<libc::rlimit64>(), limit.resource as c_long);
@@ -395,7 +495,23 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
     let kept = env::vars_os().filter(|(name, _)| !replaced(name));
     let extra = spawn.extra_env.iter().filter(|(name, _)| name != CHANNEL).cloned();
     let mut envp = Vec::new();
-    for (name, value) in kept.chain(extra) {
+    let variables: Vec<_> = kept.chain(extra).collect();
+    let this = Pid::this().to_string();
+    let listens = variables.iter().any(|(name, value)| name == LISTEN_PID && *value == *this);
+    let (mut own, mut numbers) = (vec![], vec![]);
+    for (name, value) in variables {
+        if name == LISTEN_PIDFDID && listens {
+            // It names this process once more, by what nobody knows of the new one yet; without it the number counts.
+            continue;
+        }
+        if NAME_THE_PROCESS.iter().any(|known| name == *known) && *value == *this {
+            let mut variable = [name.as_bytes(), b"=", [0; DIGITS + 1].as_slice()].concat();
+            let at = variable.as_mut_ptr();
+            numbers.push(at.wrapping_add(name.len() + 1));
+            envp.push(at.cast_const().cast());
+            own.push(variable);
+            continue;
+        }
         let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
         let pair = c_string(&pair, || format!("the variable {}", name.display()))?;
         envp.push(pair.as_ptr());
@@ -428,6 +544,8 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
             digits: marker_at.wrapping_add(CHANNEL.len() + 1),
+            numbers: numbers.as_ptr(),
+            number_count: numbers.len(),
             channel,
             kept: kept.as_ptr(),
             kept_count: kept.len(),
@@ -447,6 +565,8 @@ fn prepare(spawn: &Spawn<'_>) -> Result<Prepared, SpawnError> {
         _argv: argv,
         _envp: envp,
         _marker: marker,
+        _own: own,
+        _numbers: numbers,
         _limits: limits,
         _kept: kept,
         middle_stack,
@@ -567,6 +687,44 @@ mod tests {
         assert_eq!(parts.clone().count(), 3);
         assert_eq!(parts.next_back(), Some("1"), "SIGUSR2 is blocked anyway");
         assert_ne!(parent, Pid::this().to_string());
+    }
+
+    #[test]
+    fn variables_that_name_the_old_process_name_the_new_one() {
+        let (_old, new) = seqpacket_pair().unwrap();
+        let said = |named: &str| {
+            let out = tempfile::NamedTempFile::new().unwrap();
+            let variables = ["LISTEN_PID", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
+            let mut extra_env: Vec<_> = variables.iter().map(|name| (name.into(), named.into())).collect();
+            extra_env.push(("OUT".into(), out.path().into()));
+            let script = "echo $$ ${LISTEN_PIDFDID-gone} $LISTEN_PID $WATCHDOG_PID $SYSTEMD_EXEC_PID > $OUT";
+            let child = spawn(&Spawn {
+                executable: Path::new("/bin/sh"),
+                args: &["sh", "-c", script].map(OsString::from),
+                extra_env: &extra_env,
+                origin: &origin(),
+                handled: SigSet::empty(),
+                channel: new.as_fd(),
+            })
+            .unwrap();
+            poll(&mut [PollEntry::readable(child.pidfd.as_fd())], None).unwrap();
+            let said = std::fs::read_to_string(out.path()).unwrap();
+            said.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let words = said(&Pid::this().to_string());
+        assert_eq!(words[1], "gone");
+        assert_eq!(words[2..], [&*words[0]; 3]);
+        // What was meant for another process still is.
+        assert_eq!(said("1")[1..], ["1"; 4]);
+    }
+
+    #[test]
+    fn numbers_have_no_zeros_before_them() {
+        for pid in [0, 1, 9, 10, 4_194_304, libc::pid_t::MAX] {
+            let mut at = [0; DIGITS + 1];
+            write_number(at.as_mut_ptr(), pid);
+            assert_eq!(std::ffi::CStr::from_bytes_until_nul(&at).unwrap().to_str().unwrap(), pid.to_string());
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::str::Utf8Error;
 
+use super::spare::{Spare, append};
+
 /// Bytes that are text as far as they were looked at: to the end, or to within its last character.
 pub(crate) struct Text {
     /// Longer than what came, where there was memory for more.
@@ -36,13 +38,15 @@ impl Text {
     pub(crate) fn more<E: From<Utf8Error>>(
         &mut self,
         count: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(&mut Spare<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (from, to) = (self.length, self.length + count);
         if self.bytes.len() < to {
-            self.bytes.resize(to, 0);
+            self.bytes.truncate(from);
+            append(&mut self.bytes, count, fill)?;
+        } else {
+            fill(&mut Spare::over(&mut self.bytes[from..to]))?;
         }
-        fill(&mut self.bytes[from..to])?;
         self.length = to;
         let more = &self.bytes[self.valid..to];
         // Which is seen several times as fast.
@@ -80,7 +84,7 @@ mod tests {
         let mut text = Text::within(Vec::new());
         for piece in bytes.chunks(piece) {
             text.more(piece.len(), |room| {
-                room.copy_from_slice(piece);
+                room.put(piece);
                 Ok::<_, Utf8Error>(())
             })?;
         }

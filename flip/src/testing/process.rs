@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use super::HandoffError;
-use crate::control::{
-    EARLIER, Earlier, STACK, Sockets, freeze_and_send, receive_and_restore, send_sizes, serve_draining,
-};
+use crate::control::{Earlier, STACK, Sockets, freeze_and_send, receive_and_restore, send_sizes, serve_draining};
 use crate::entry::block_on;
 use crate::error::{BoxError, chain};
 use crate::handoff::Handoff;
 use crate::live::{Forwarder, Holding, Live};
 use crate::params::Setup;
+use crate::phase::Phase;
+use crate::protocol::Typed;
+use crate::relay::Relay;
 use crate::shared::{Note, Shared, Start};
 use crate::sys::fd::{self, EventFd, PollEntry, poll};
 
@@ -82,7 +83,7 @@ pub struct Process {
 }
 
 /// An earlier generation, and its sockets.
-type Drains = (Earlier, [OwnedFd; EARLIER]);
+type Drains = (Earlier, Vec<OwnedFd>);
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,6 +136,14 @@ impl Process {
         live.map_err(|error| HandoffError::BeforeFreeze(chain(&error)))
     }
 
+    /// A relay, as a parameter `name: Relay<T>` of `main` is one: what an earlier process passes arrives here.
+    ///
+    /// # Errors
+    /// What the old process would pass cannot be read as a `T`; or there is one of this name here already.
+    pub fn relay<T: Handoff>(&self, name: &str) -> Result<Relay<T>, HandoffError> {
+        self.setup.relay(name).map_err(|error| HandoffError::BeforeFreeze(chain(&error)))
+    }
+
     /// Hands all states over to a new process, whose `main` this runs on the calling thread; gives the new process and what `main`
     /// returned.
     ///
@@ -178,6 +187,8 @@ impl Process {
         new.shared.generation.store(self.shared.generation() + 1, Ordering::Relaxed);
         let states = self.shared.states.schemas().into_iter();
         new.shared.states.offered(states.map(|(name, schema)| (name, schema.encode())));
+        let relays = self.shared.relays.all().into_iter();
+        new.shared.relays.offered(relays.map(|relay| (relay.name().to_string(), relay.schema().encode())));
         let (made, driven) = thread::scope(|scope| {
             let control = scope.spawn(|| self.control(&new, || drive(self, &new, attempt)));
             let made = catch_unwind(AssertUnwindSafe(|| main(&new)));
@@ -219,8 +230,10 @@ impl Process {
         let result = catch_unwind(AssertUnwindSafe(drive));
         if !matches!(result, Ok(Ok(()))) {
             self.shared.freeze.end(&self.shared.hold);
+            self.shared.relays.wake();
             // Nobody waits for what will not come.
             new.shared.hold.set(Holding::Given);
+            new.shared.relays.give_up();
             new.give_up();
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -242,7 +255,7 @@ impl Process {
         let (calls, their_calls) = fd::seqpacket_pair().expect("a handoff needs descriptors");
         let (_, their_passes) = fd::seqpacket_pair().expect("a handoff needs descriptors");
         let duplicate = |(earlier, fds): &Drains| {
-            (earlier.clone(), fds.each_ref().map(|fd| fd.try_clone().expect("a handoff needs descriptors")))
+            (earlier.clone(), fds.iter().map(|fd| fd.try_clone().expect("a handoff needs descriptors")).collect())
         };
         let earlier = self.earlier().iter().map(duplicate).collect();
 
@@ -274,22 +287,32 @@ impl Process {
 
         let (earlier, fds) = drains.expect("the loop ends with it");
         let mut fds = fds.into_iter();
-        let sockets = |_| std::array::from_fn(|_| fds.next().expect("their number was looked at"));
-        let fds: Vec<[OwnedFd; EARLIER]> = earlier.iter().map(sockets).collect();
+        let mut sockets = |earlier: &Earlier| fds.by_ref().take(earlier.descriptors()).collect();
+        let fds: Vec<Vec<OwnedFd>> = earlier.iter().map(&mut sockets).collect();
         let mut all: Vec<Drains> = earlier.into_iter().zip(fds).collect();
         // There is neither a channel nor a handle of a process, nobody looks for one, and no connection is passed.
         let nobody = || their_passes.try_clone().expect("a handoff needs descriptors");
         let pid = std::process::id().cast_signed();
-        let this = Earlier { pid, generation: self.shared.generation() };
-        all.push((this, [nobody(), nobody(), their_calls, nobody()]));
+        let mut this = Earlier { pid, generation: self.shared.generation(), relays: vec![] };
+        let mut fds = vec![nobody(), nobody(), their_calls, nobody()];
+        for relay in self.shared.relays.all() {
+            let (ours, theirs) = fd::seqpacket_pair().expect("a handoff needs descriptors");
+            relay.open(Some(ours));
+            this.relays.push(Typed { name: relay.name().to_string(), schema: relay.schema().encode() });
+            fds.push(theirs);
+        }
+        all.push((this, fds));
         *new.earlier() = all;
 
         let forwarder = Forwarder::start(calls).expect("a handoff needs a thread");
         // Nobody else sets it, and nobody hands over twice.
         let _ = self.shared.forwarder.set(forwarder);
         self.shared.freeze.give(&self.shared.hold);
+        self.shared.relays.give_up();
+        self.shared.phase.set(Phase::HandedOff);
         self.stop_serving();
         new.shared.hold.set(Holding::Open);
+        new.shared.relays.wake();
         new.serve();
         self.give_up();
         Ok(())
@@ -309,8 +332,13 @@ impl Process {
     fn serve(&self) {
         let stop = Arc::new(EventFd::new().expect("a handoff needs descriptors"));
         let earlier = self.earlier();
-        let sockets =
-            earlier.iter().map(|(_, [_, _, calls, passes])| Sockets::new(calls.try_clone()?, passes.try_clone()?));
+        let sockets = earlier.iter().map(|(earlier, fds)| {
+            let copies = fds.iter().skip(2).map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+            let mut copies = copies.into_iter();
+            let mut next = || copies.next().expect("their number was looked at");
+            let (calls, passes) = (next(), next());
+            Sockets::new(calls, passes, earlier.relays.iter().cloned().zip(copies))
+        });
         let sockets = sockets.collect::<io::Result<Vec<_>>>().expect("a handoff needs descriptors");
         self.shared.arrivals.set_sources(sockets.len());
         let (shared, stops) = (Arc::clone(&self.shared), Arc::clone(&stop));

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{stream::DESCRIPTORS, *};
-use crate::Handoff;
+use crate::{Handoff, sys::spare::Spare};
 
 /// Keeps what is sent, chunk by chunk, with duplicates of the descriptors.
 #[derive(Default)]
@@ -59,16 +59,16 @@ impl Source for Kept {
         Ok(some)
     }
 
-    fn fill(&mut self, bytes: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+    fn fill(&mut self, room: &mut Spare<'_>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
         if !self.direct {
             return Ok(0);
         }
         let whole = self.dribble;
-        self.dribble = Some(bytes.len().min(whole.unwrap_or(usize::MAX)));
+        self.dribble = Some(room.left().min(whole.unwrap_or(usize::MAX)));
         let mut piece = Vec::new();
         let length = self.receive(&mut piece, fds)?;
         self.dribble = whole;
-        bytes[..length].copy_from_slice(&piece);
+        room.put(&piece);
         self.filled += length;
         Ok(length)
     }

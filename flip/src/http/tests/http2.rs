@@ -8,7 +8,7 @@ use super::*;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One connection of a client.
-struct Mux {
+pub(super) struct Mux {
     send: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
 }
@@ -21,13 +21,13 @@ impl Mux {
         mux
     }
 
-    async fn over(io: TcpStream) -> Mux {
+    pub(super) async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Mux {
         let (send, connection) = h2::client::handshake(io).await.unwrap();
         Mux { send, connection: tokio::spawn(connection) }
     }
 
     /// The other side takes no more requests on this connection.
-    async fn is_told(&mut self) {
+    pub(super) async fn is_told(&mut self) {
         let mut error = None;
         while error.is_none() {
             error = self.send.clone().ready().await.err();
@@ -43,29 +43,29 @@ impl Mux {
         send.send_request(request, whole).unwrap()
     }
 
-    async fn ask(&mut self, path: &str) -> ResponseFuture {
+    pub(super) async fn ask(&mut self, path: &str) -> ResponseFuture {
         self.send("GET", path, true).await.0
     }
 
-    async fn get(&mut self, path: &str) -> Got {
+    pub(super) async fn get(&mut self, path: &str) -> Got {
         Got::of(self.ask(path).await).await
     }
 
     /// It ended in order, from the other side.
-    async fn ends(self) {
+    pub(super) async fn ends(self) {
         drop(self.send);
         self.connection.await.unwrap().unwrap();
     }
 }
 
 #[derive(Debug)]
-struct Got {
+pub(super) struct Got {
     status: u16,
     body: String,
 }
 
 impl Got {
-    async fn of(response: ResponseFuture) -> Got {
+    pub(super) async fn of(response: ResponseFuture) -> Got {
         let response = response.await.unwrap();
         let status = response.status().as_u16();
         let (mut body, mut stream) = (String::new(), response.into_body());
@@ -76,7 +76,7 @@ impl Got {
     }
 
     #[track_caller]
-    fn is(&self, body: &str) {
+    pub(super) fn is(&self, body: &str) {
         assert_eq!((self.status, &*self.body), (200, body));
     }
 }
@@ -202,6 +202,7 @@ fn freeze_lets_go_on_what_has_begun() {
 fn what_came_in_the_freeze_is_refused_after_the_handoff_and_may_be_sent_again() {
     within(async {
         let server = Server::start(NEVER).await;
+        let _total = crate::Live::declare("total", 0u64, &server.shared);
         let mut mux = Mux::connect(&server).await;
         let slow = mux.ask("/slow").await;
         server.entered().await;
@@ -222,6 +223,26 @@ fn what_came_in_the_freeze_is_refused_after_the_handoff_and_may_be_sent_again() 
         server.release();
         Got::of(slow).await.is("slow");
         drop(upload);
+        mux.ends().await;
+        server.ends().await;
+    });
+}
+
+#[test]
+fn what_came_in_the_freeze_is_answered_after_the_handoff_where_there_is_no_state() {
+    within(async {
+        let server = Server::start(NEVER).await;
+        let mut mux = Mux::connect(&server).await;
+        server.freeze();
+        let (get, (post, mut upload)) = (mux.ask("/hello").await, mux.send("POST", "/echo", false).await);
+        upload.send_data(Bytes::from_static(b"half"), false).unwrap();
+        some_turns().await;
+        assert_eq!(server.dispatched(), 1);
+        server.hand_off();
+        Got::of(get).await.is("hello");
+        upload.send_data(Bytes::from_static(b"half"), true).unwrap();
+        Got::of(post).await.is("halfhalf");
+        mux.is_told().await;
         mux.ends().await;
         server.ends().await;
     });
@@ -288,6 +309,36 @@ fn a_fresh_connection_gets_its_answer_from_a_service_that_stops() {
         }
         early.ends().await;
         late.ends().await;
+        server.ends().await;
+    });
+}
+
+#[test]
+fn many_connections_are_served_until_it_is_their_turn() {
+    within(async {
+        let server = Server::start(NEVER).await;
+        let mut mux = Mux::connect(&server).await;
+        mux.get("/hello").await.is("hello");
+        // Some time in seven weeks.
+        server.stop(usize::MAX);
+        for _ in 0..3 {
+            some_turns().await;
+            mux.get("/hello").await.is("hello");
+        }
+        server.shared.phase.set(Phase::Cut);
+        server.served.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn turn_comes_in_a_service_that_stops() {
+    within(async {
+        let server = Server::start(NEVER).await;
+        let mut mux = Mux::connect(&server).await;
+        mux.get("/hello").await.is("hello");
+        server.stop(100 + 50);
+        mux.is_told().await;
+        mux.ends().await;
         server.ends().await;
     });
 }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod passed;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -490,6 +491,57 @@ fn an_accepted_connection_is_counted_until_its_last_clone_is_gone() {
 }
 
 #[test]
+fn a_listener_that_lasts_accepts_until_all_else_is_done() {
+    let side = cold();
+    let http: blocking::TcpListener = side.get("http", "127.0.0.1:0");
+    let options = ListenOptions::new().keep_accepting(true);
+    let health: blocking::TcpListener = side.try_get("health", "127.0.0.1:0", options).unwrap();
+    let (http_at, health_at) = (http.local_addr().unwrap(), health.local_addr().unwrap());
+    let _client = connect(http_at).unwrap();
+    let open = accept(&http);
+    side.shared.lasting.open();
+    side.leave(Phase::Stopping);
+    assert!(http.accept().unwrap().is_none() && connect(http_at).is_err());
+    let _clients = [(); 2].map(|()| connect(health_at).unwrap());
+    let _checked = [(); 2].map(|()| accept(&health));
+    assert!(!side.shared.is_drained());
+    drop(open);
+    assert!(side.shared.is_drained() && !side.shared.connections.is_empty());
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| health.accept().unwrap().is_none());
+        side.shared.lasting.close();
+        side.leave(Phase::Stopping);
+        assert!(waiter.join().unwrap());
+    });
+    assert!(connect(health_at).is_err());
+}
+
+#[test]
+fn path_of_a_listener_that_lasts_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("health.sock");
+    let side = cold();
+    let options = ListenOptions::new().keep_accepting(true);
+    let health: blocking::UnixListener = side.try_get("health", &path, options).unwrap();
+    side.shared.lasting.open();
+    side.leave(Phase::Stopping);
+    side.listeners.unlink_owned();
+    assert!(lives(&path));
+    assert!(health.accept().unwrap().is_some());
+    side.shared.lasting.close();
+    side.leave(Phase::Stopping);
+    side.listeners.unlink_owned();
+    assert!(files(dir.path()).is_empty() && health.accept().unwrap().is_none());
+}
+
+#[test]
+fn a_bare_listener_cannot_last() {
+    let options = ListenOptions::new().keep_accepting(true);
+    let refused = cold().try_get::<std::net::TcpListener, _>("health", "127.0.0.1:0", options);
+    assert!(error(refused).contains("keep_accepting needs one of flip's listeners"));
+}
+
+#[test]
 fn a_thread_that_waits_in_poll_hears_that_this_process_leaves() {
     for phase in [Phase::HandedOff, Phase::Stopping] {
         let side = cold();
@@ -964,7 +1016,7 @@ fn a_thread_that_has_no_descriptor_left_waits_without_spinning() {
     let side = cold();
     let http: blocking::TcpListener = side.get("http", ANY);
     let client = connect(http.local_addr().unwrap()).unwrap();
-    side.listeners.alarm().unwrap();
+    side.listeners.alarm(false).unwrap();
     let none = NoDescriptors::left();
     let (before, began) = (cpu_seconds(), std::time::Instant::now());
     std::thread::scope(|scope| {

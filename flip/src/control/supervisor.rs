@@ -1,0 +1,115 @@
+//! What whoever started the service is told, and what it keeps: nothing here changes what the service does.
+
+use std::time::Instant;
+
+use super::{SUCCEEDED, Thread};
+use crate::listen::Listeners;
+use crate::log::say;
+use crate::phase::Phase;
+use crate::privileges;
+use crate::protocol::{Old, State};
+use crate::systemd::Systemd;
+
+impl Thread {
+    /// The service serves, for the first time since whoever started it waits for that.
+    pub(super) fn announce(&mut self) {
+        if !std::mem::replace(&mut self.announced, true) {
+            self.say_what_upgrades_lack();
+            self.keep(false);
+            self.tell(Systemd::ready);
+        }
+    }
+
+    /// Nobody comes by a path any more, unless systemd has what is there for the next process.
+    pub(super) fn unlink(&self, listeners: &Listeners) {
+        if !self.systemd.as_ref().is_some_and(Systemd::keeps) {
+            listeners.unlink_owned();
+        }
+    }
+
+    /// The listeners of this process go into systemd's store.
+    pub(super) fn keep(&mut self, told: bool) {
+        let listeners = self.listeners();
+        if let Some(systemd) = &mut self.systemd {
+            systemd.keep(listeners.stored_before(), told);
+        }
+    }
+
+    pub(super) fn say_what_upgrades_lack(&self) {
+        if self.settings.upgrade.is_some() {
+            for advice in privileges::advice(&self.executable(), &self.origin.directory) {
+                say!(warn, "{advice}");
+            }
+        }
+    }
+
+    /// Tells the supervisor something, with the status of the service.
+    pub(super) fn tell(&mut self, tell: impl FnOnce(&mut Systemd, &str)) {
+        if self.systemd.is_some() {
+            let status = self.status();
+            if let Some(systemd) = &mut self.systemd {
+                tell(systemd, &status);
+            }
+        }
+    }
+
+    /// Tells the supervisor who serves.
+    pub(super) fn tell_new_main(&mut self) {
+        let Some(after) = &self.after else { return };
+        // A dead owner is nobody that a supervisor could be told of: it is to start another.
+        self.orphaned = after.pidfd.is_dead();
+        let Some(systemd) = &mut self.systemd else { return };
+        if self.orphaned {
+            return systemd.ready("the new process died as soon as it served: nobody owns the service");
+        }
+        let generation = self.shared.generation() + 1;
+        let draining = earlier_drain(self.draining.len() + 1);
+        let status = format!("generation {generation} serves; {draining}; {SUCCEEDED}");
+        systemd.handed_over(after.pid, &after.pidfd, &status);
+    }
+
+    /// The service in a line.
+    pub(super) fn status(&self) -> String {
+        let (shared, generation) = (&self.shared, self.generation());
+        let mut parts = vec![match (shared.phase.get(), shared.connections.len()) {
+            (Phase::Stopping | Phase::Cut, open) => format!("generation {generation} stops; {open} connections"),
+            (_, open) => format!("generation {generation} serves; {open} connections"),
+        }];
+        if matches!(self.process.state, State::Old(Old::AwaitingHello | Old::AwaitingPrepared | Old::Frozen)) {
+            parts.push(format!("generation {} starts", generation + 1));
+        }
+        if !self.draining.is_empty() {
+            parts.push(earlier_drain(self.draining.len()));
+        }
+        parts.extend(self.last_upgrade.clone());
+        parts.join("; ")
+    }
+
+    /// What systemd is told every now and then.
+    pub(super) fn look_after_systemd(&mut self) {
+        let now = Instant::now();
+        let Some(systemd) = &mut self.systemd else { return };
+        let is_status_due = systemd.is_status_due(now);
+        if systemd.is_store_due(now)
+            && let Some(listeners) = self.shared.listeners.get()
+            && !self.shared.phase.get().is_leaving()
+        {
+            systemd.store(&listeners.to_store());
+        }
+        systemd.extend_again(now);
+        if systemd.is_heartbeat_due(now) {
+            // What a freeze holds up is not a hang of the user's, and has a deadline of its own.
+            match self.shared.phase.get() {
+                Phase::Serving => systemd.heartbeat_by(|| self.shared.beat()),
+                _ => systemd.heartbeat(),
+            }
+        }
+        if is_status_due {
+            self.tell(Systemd::status);
+        }
+    }
+}
+
+fn earlier_drain(count: usize) -> String {
+    if count == 1 { "1 earlier generation drains".to_owned() } else { format!("{count} earlier generations drain") }
+}

@@ -1,0 +1,276 @@
+//! The process that starts the service and stays: pid 1 of a container, whose end would be the container's, or what a shell waits for.
+//!
+//! ```text
+//!  launcher         ── starts ──▶ generation 1 ──▶ generation 2 …      each a child of the launcher's, which reaps all
+//!      ▲  signals, forwarded ─────▶ whoever serves
+//!      └─ NOTIFY_SOCKET: MAINPID=, READY=1, STOPPING=1, FDSTORE=1      as systemd is told, by the same code
+//! ```
+//!
+//! It is a service manager of one service, and speaks as systemd does: it is told who serves, keeps the listeners in a store, and passes
+//! them to the next process where one dies. It has one thread, reads no configuration, and answers nobody.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+use crate::config::Launcher;
+use crate::error::Error;
+use crate::log::say;
+use crate::sys::env::{self, Origin};
+use crate::sys::fd::{self, PollEntry};
+use crate::sys::signal::{Sender, Signals};
+use crate::sys::spawn;
+use crate::systemd::Socket;
+
+/// What goes on to the service, where a process sent it. What the kernel sends (a key) reaches all processes of a terminal anyway.
+const FORWARDED: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
+/// Before a service that died is started again; doubled each time. Meanwhile a new process of an upgrade, if there is one, says whether it has
+/// taken over.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A service that has lasted so long begins with the first pause.
+const LASTED: Duration = Duration::from_secs(60);
+/// What the store holds.
+const ROOM: usize = 1024;
+
+/// Becomes the launcher, where one is wanted, and then ends with the service's status. Returns where this process is the service.
+///
+/// To be called before any thread exists.
+pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
+    let wanted = match std::env::var("FLIP_LAUNCHER").as_deref() {
+        // Of the launcher above, or of one whose service has started this program.
+        Ok(pid) if pid.parse::<i32>().is_ok() => return Ok(None),
+        Ok("on") => Launcher::On,
+        Ok("off") => Launcher::Off,
+        Ok("auto") => Launcher::Auto,
+        Ok(text) => return Err(Error::program(format!("FLIP_LAUNCHER={text:?} is none of auto, on and off"))),
+        Err(_) => wanted,
+    };
+    let this = Pid::this();
+    if std::env::var_os(env::CHANNEL).is_some()
+        || match wanted {
+            Launcher::Off => true,
+            Launcher::On => false,
+            Launcher::Auto => this.as_raw() != 1 && !(io::stdin().is_terminal() && env::has_terminal()),
+        }
+    {
+        return Ok(None);
+    }
+    let failed = |error: io::Error| Error::system("become the launcher", error);
+    let mut keeper = Keeper::new().map_err(failed)?;
+    keeper.run().map(Some).map_err(failed)
+}
+
+struct Keeper {
+    origin: Origin,
+    signals: Signals,
+    notify: UnixDatagram,
+    /// Where whoever started this process wants to be told.
+    above: Option<Socket>,
+    store: BTreeMap<String, Vec<OwnedFd>>,
+    service: Service,
+    /// One of its processes has served.
+    ready: bool,
+}
+
+enum Service {
+    /// This process serves, or is about to.
+    Runs { pid: Pid, since: Instant, pause: Duration, stops: bool },
+    /// It has died, with this status, and is started again then.
+    Died { status: i32, at: Instant, pause: Duration },
+}
+
+impl Keeper {
+    fn new() -> io::Result<Keeper> {
+        let origin = Origin::capture()?;
+        let passed = env::take_passed();
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let mut handled = FORWARDED.to_vec();
+        handled.push(Signal::SIGCHLD);
+        let signals = Signals::install(&handled)?;
+        // A name that the kernel makes up (unix(7), autobind); whoever speaks there is known by its credentials.
+        let notify = fd::autobound_datagram()?;
+        setsockopt(&notify, sockopt::PassCred, &true)?;
+        notify.set_nonblocking(true)?;
+        let above = std::env::var_os("NOTIFY_SOCKET").and_then(|name| Socket::open(&name).ok());
+        let mut store = BTreeMap::<_, Vec<_>>::new();
+        for (name, fd) in passed {
+            store.entry(name).or_default().push(fd);
+        }
+        let died = Service::Died { status: 0, at: Instant::now(), pause: FIRST_PAUSE };
+        Ok(Keeper { origin, signals, notify, above, store, service: died, ready: false })
+    }
+
+    fn run(&mut self) -> io::Result<i32> {
+        self.start(FIRST_PAUSE)?;
+        loop {
+            let pause = match &self.service {
+                Service::Runs { .. } => None,
+                Service::Died { at, .. } => Some(at.saturating_duration_since(Instant::now())),
+            };
+            let mut entries = [PollEntry::readable(self.signals.as_fd()), PollEntry::readable(self.notify.as_fd())];
+            if let Err(error) = fd::poll(&mut entries, pause) {
+                // For lack of memory, which may pass.
+                say!(error, "the launcher cannot wait and tries again: {error}");
+                std::thread::sleep(FIRST_PAUSE);
+            }
+            // What was said comes before who has died, so that the one that it named is known.
+            self.hear();
+            if let Some(status) = self.obey() {
+                return Ok(status);
+            }
+            if let Some(status) = self.reap() {
+                return Ok(status);
+            }
+            if let Service::Died { status, at, pause } = self.service
+                && at <= Instant::now()
+                && let Err(error) = self.start(pause)
+            {
+                say!(error, "the service cannot be started again, which is tried again in {pause:?}: {error}");
+                self.service =
+                    Service::Died { status, at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE) };
+            }
+        }
+    }
+
+    fn start(&mut self, pause: Duration) -> io::Result<()> {
+        let name = self.notify.local_addr()?;
+        let name = name.as_abstract_name().map(String::from_utf8_lossy).unwrap_or_default();
+        let variables: [(&str, OsString); 3] = [
+            ("NOTIFY_SOCKET", format!("@{name}").into()),
+            ("FDSTORE", ROOM.to_string().into()),
+            ("FLIP_LAUNCHER", Pid::this().to_string().into()),
+        ];
+        let kept = self.store.iter().flat_map(|(name, fds)| fds.iter().map(move |fd| (name.as_str(), fd.as_fd())));
+        let pid = spawn::start_child(
+            &self.origin,
+            &variables,
+            &["SYSTEMD_EXEC_PID", "WATCHDOG_USEC"],
+            &kept.collect::<Vec<_>>(),
+        )?;
+        self.service = Service::Runs { pid, since: Instant::now(), pause, stops: false };
+        Ok(())
+    }
+
+    /// What the service says, sd_notify(3).
+    fn hear(&mut self) {
+        let mut buffer = [0; 8192];
+        while let Ok(mut packet) = fd::recv(self.notify.as_fd(), &mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..packet.len]).into_owned();
+            let fields = || text.lines().filter_map(|line| line.split_once('='));
+            let field = |wanted: &str| fields().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+            let Some(from) = packet.pid else { continue };
+            let next = field("MAINPID").and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+            match &mut self.service {
+                Service::Runs { pid, stops, since, .. } if from == *pid => {
+                    self.ready |= field("READY").is_some();
+                    *stops |= field("STOPPING").is_some();
+                    if let Some(next) = next.filter(|next| next != pid) {
+                        (*pid, *since) = (next, Instant::now());
+                    }
+                }
+                // The new process of an upgrade, whose old one has died: it has the service.
+                Service::Died { pause, .. } if next == Some(from) && is_child(from) => {
+                    let pause = *pause;
+                    self.service = Service::Runs { pid: from, since: Instant::now(), pause, stops: false };
+                }
+                _ => continue,
+            }
+            let name = field("FDNAME").unwrap_or("stored");
+            if field("FDSTOREREMOVE").is_some() {
+                self.store.remove(name);
+            } else if field("FDSTORE").is_some() && self.store.len() < ROOM && !packet.truncated {
+                self.store.insert(name.to_owned(), std::mem::take(&mut packet.fds));
+            }
+            let passed_on =
+                ["READY", "RELOADING", "MONOTONIC_USEC", "STOPPING", "STATUS", "EXTEND_TIMEOUT_USEC", "WATCHDOG"];
+            let lines: Vec<_> = text
+                .lines()
+                .filter(|line| passed_on.iter().any(|name| line.starts_with(&format!("{name}="))))
+                .collect();
+            if let Some(above) = self.above.as_mut().filter(|_| !lines.is_empty()) {
+                above.say(lines.join(
+                    "
+",
+                ));
+            }
+        }
+    }
+
+    /// Forwards signals; gives a status where there is nobody who could be told to stop.
+    fn obey(&mut self) -> Option<i32> {
+        while let Some(received) = self.signals.read() {
+            if received.signal == Signal::SIGCHLD || received.from == Sender::Kernel {
+                continue;
+            }
+            match &mut self.service {
+                Service::Runs { pid, stops, .. } => {
+                    // Whatever becomes of it now, it is not wanted again.
+                    *stops |= received.signal == Signal::SIGTERM;
+                    // It may be dead, which is seen next.
+                    let _ = kill(*pid, received.signal);
+                }
+                Service::Died { status, .. }
+                    if matches!(received.signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) =>
+                {
+                    return Some(*status);
+                }
+                Service::Died { .. } => {}
+            }
+        }
+        None
+    }
+
+    /// Takes whoever has ended; gives the status to end with, where that was the service's end.
+    fn reap(&mut self) -> Option<i32> {
+        loop {
+            let (gone, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, status),
+                // As a shell would say it.
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+                Ok(_) | Err(_) => continue,
+            };
+            // Its last words may name who comes next.
+            self.hear();
+            let Service::Runs { pid, since, pause, stops } = self.service else { continue };
+            if gone != pid {
+                continue;
+            }
+            if status == 0 || stops || !self.ready {
+                return Some(status);
+            }
+            let pause = if since.elapsed() > LASTED { FIRST_PAUSE } else { pause };
+            say!(
+                error,
+                "the service (pid {pid}) has died with status {status}; it is started again in {pause:?}, with its listeners"
+            );
+            self.service = Service::Died { status, at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE) };
+        }
+    }
+}
+
+/// Whether it is a child of this process, and not anybody who says so.
+fn is_child(pid: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), flags).is_ok()
+}

@@ -1,0 +1,111 @@
+//! Memory: what there is, and whether a second copy of this process fits into it.
+
+use std::path::Path;
+
+/// How much there is, and who says so.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    bytes: u64,
+    by: String,
+}
+
+/// How many bytes can be had: as the kernel says (`MemAvailable`, proc(5)), and as the control groups of this process leave it
+/// (`memory.max`, cgroups(7)), where what they keep of files counts as free.
+pub(crate) fn left() -> u64 {
+    least().map_or(0, |left| left.bytes)
+}
+
+fn least() -> Option<Left> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    least_of(&read("/proc/meminfo"), &read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+}
+
+fn least_of(meminfo: &str, cgroup: &str, root: &Path) -> Option<Left> {
+    let machine = field(meminfo, "MemAvailable:").map(|kilobytes| Left {
+        bytes: kilobytes.saturating_mul(1024),
+        by: "MemAvailable of /proc/meminfo".to_owned(),
+    });
+    let group = cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let group = root.join(group);
+    let groups = group.ancestors().take_while(|group| group.starts_with(root)).filter_map(left_by);
+    groups.chain(machine).min_by_key(|left| left.bytes)
+}
+
+/// What a control group leaves; nothing where it has no limit, and says `max`.
+fn left_by(group: &Path) -> Option<Left> {
+    let read = |file| std::fs::read_to_string(group.join(file)).ok();
+    let number = |file| read(file)?.trim().parse::<u64>().ok();
+    let (most, current) = (number("memory.max")?, number("memory.current")?);
+    let stat = read("memory.stat").unwrap_or_default();
+    let files = ["inactive_file", "active_file"].iter().filter_map(|name| field(&stat, name)).sum();
+    let bytes = most.saturating_sub(current.saturating_sub(files));
+    Some(Left { bytes, by: format!("memory.max of {}", group.display()) })
+}
+
+/// A number behind its name, one to a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// What is this process's alone, and a second one would need as well. What it maps of a region is shared.
+fn own() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = field(&status, "RssAnon:")?.saturating_add(field(&status, "VmSwap:").unwrap_or(0));
+    Some(kilobytes.saturating_mul(1024))
+}
+
+/// Why a second process of this one's size should not be started: the kernel would end one of the two.
+///
+/// Where nobody says how much there is, nothing is refused.
+pub(crate) fn refusal() -> Option<String> {
+    let (own, left) = (own()?, least()?);
+    (own > left.bytes).then(|| {
+        format!(
+            "this process has {} of memory, a second one would need as much, and {} are left ({}); give the service room for two, \
+             or set FLIP_MEMORY=ignore where a new process is smaller",
+            mebibytes(own),
+            mebibytes(left.bytes),
+            left.by
+        )
+    })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{}.{} MiB", bytes >> 20, ((bytes & ((1 << 20) - 1)) * 10) >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_of_what_the_machine_and_each_group_leave_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("a/b");
+        std::fs::create_dir_all(&group).unwrap();
+        let write = |group: &Path, name: &str, text: &str| std::fs::write(group.join(name), text).unwrap();
+        let meminfo = "MemTotal: 9000 kB\nMemAvailable:    1000 kB\n";
+        let left = || least_of(meminfo, "1:cpu:/\n0::/a/b\n", root.path()).unwrap();
+        assert_eq!(left(), Left { bytes: 1_024_000, by: "MemAvailable of /proc/meminfo".to_owned() });
+        write(&group, "memory.max", "max\n");
+        write(&group, "memory.current", "500\n");
+        assert_eq!(left().bytes, 1_024_000);
+        // The outer one, less what it keeps of files.
+        let outer = root.path().join("a");
+        write(&outer, "memory.max", "10000\n");
+        write(&outer, "memory.current", "9500\n");
+        assert_eq!(left(), Left { bytes: 500, by: format!("memory.max of {}", outer.display()) });
+        write(&outer, "memory.stat", "anon 9000\nactive_file 100\ninactive_file 200\n");
+        assert_eq!(left().bytes, 800);
+        write(&group, "memory.max", "600\n");
+        assert_eq!(left(), Left { bytes: 100, by: format!("memory.max of {}", group.display()) });
+        assert_eq!(least_of("", "", Path::new("/nowhere")), None);
+    }
+
+    #[test]
+    fn this_process_has_a_size_and_the_machine_some_left() {
+        assert!(own().unwrap() > 0 && left() > 0);
+        assert_eq!(mebibytes((3 << 20) + (1 << 19)), "3.5 MiB");
+    }
+}

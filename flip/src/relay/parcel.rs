@@ -1,0 +1,185 @@
+//! An item as it lies in a mailbox and travels: bytes, descriptors, and what they are made of.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::Post;
+use crate::handoff::{self, Handoff, Limits, Plan, Restorer, SaveError, Saver, Schema, Sink, Source, codec};
+use crate::protocol::Item;
+
+/// The most descriptors in one item, and in one message of several.
+pub(crate) const DESCRIPTORS: usize = 64;
+
+pub(crate) struct Parcel {
+    pub(super) origin: Arc<Origin>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// What the items of one process are made of, and how they become this one's.
+pub(crate) struct Origin {
+    schema: Vec<u8>,
+    plan: OnceLock<Result<Plan, String>>,
+}
+
+impl Origin {
+    pub(crate) fn new(schema: Vec<u8>) -> Arc<Origin> {
+        Arc::new(Origin { schema, plan: OnceLock::new() })
+    }
+
+    fn plan(&self, ours: &Schema) -> Result<&Plan, String> {
+        let plan = self.plan.get_or_init(|| {
+            let theirs = Schema::decode(&self.schema).map_err(|error| error.to_string())?;
+            ours.plan(&theirs).map_err(|mismatch| mismatch.to_string())
+        });
+        plan.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Takes what a value is written as.
+#[derive(Default)]
+struct Wrapping {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Sink for Wrapping {
+    fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if self.fds.len() + fds.len() > DESCRIPTORS {
+            return Err(io::Error::other(format!("an item has at most {DESCRIPTORS} descriptors")));
+        }
+        self.bytes.extend_from_slice(bytes);
+        for fd in fds {
+            self.fds.push(fd.try_clone_to_owned()?);
+        }
+        Ok(())
+    }
+}
+
+/// Gives it back, once.
+struct Unwrapping<'p> {
+    post: &'p Arc<Post>,
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Source for Unwrapping<'_> {
+    fn post(&self) -> Option<&Arc<Post>> {
+        Some(self.post)
+    }
+
+    fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        let length = self.bytes.len();
+        bytes.append(&mut self.bytes);
+        fds.extend(self.fds.drain(..));
+        Ok(length)
+    }
+}
+
+impl Parcel {
+    pub(crate) fn new(origin: &Arc<Origin>, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Parcel {
+        Parcel { origin: Arc::clone(origin), bytes, fds }
+    }
+
+    /// The item as this process writes it, with duplicates of its descriptors.
+    pub(super) fn wrap<T: Handoff>(item: &T, origin: &Arc<Origin>) -> Result<Parcel, SaveError> {
+        let mut wrapping = Wrapping::default();
+        let mut out = Saver::small(&mut wrapping);
+        handoff::save_into(item, &mut out)?;
+        out.finish()?;
+        let Wrapping { bytes, fds } = wrapping;
+        Ok(Parcel::new(origin, bytes, fds))
+    }
+
+    /// The item, as it is in this process.
+    pub(super) fn unwrap<T: Handoff>(self, post: &Arc<Post>) -> Result<T, String> {
+        let plan = self.origin.plan(post.schema())?;
+        let mut source = Unwrapping { post, bytes: self.bytes, fds: self.fds };
+        let mut input = Restorer::new(&mut source, Limits::default());
+        let item = if plan.is_needed() {
+            handoff::restore_matched(input, plan, Limits::default())
+        } else {
+            handoff::restore(&mut input).and_then(|item| input.finish().map(|()| item))
+        };
+        item.map_err(|error| error.to_string())
+    }
+
+    pub(super) fn item(&self) -> Item {
+        // At most `DESCRIPTORS`, of which there are few.
+        Item { bytes: self.bytes.clone(), descriptors: self.fds.len() as u32 }
+    }
+}
+
+/// What waits in one mailbox when its process is replaced: a part of the content.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Untaken {
+    relay: String,
+    /// The schemas of those who passed something.
+    schemas: Vec<Bytes>,
+    /// Which of them, and the item.
+    items: Vec<(u32, Item)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Bytes(#[serde(with = "codec::bytes")] Vec<u8>);
+
+impl Untaken {
+    /// What it takes to send these, with duplicates of their descriptors.
+    pub(super) fn of(relay: &str, parcels: &VecDeque<Parcel>) -> io::Result<(Untaken, Vec<OwnedFd>)> {
+        let mut untaken = Untaken { relay: relay.to_owned(), schemas: vec![], items: vec![] };
+        let (mut origins, mut fds): (Vec<&Arc<Origin>>, _) = (vec![], vec![]);
+        for parcel in parcels {
+            let place = origins.iter().position(|origin| Arc::ptr_eq(origin, &parcel.origin)).unwrap_or_else(|| {
+                origins.push(&parcel.origin);
+                untaken.schemas.push(Bytes(parcel.origin.schema.clone()));
+                origins.len() - 1
+            });
+            untaken.items.push((u32::try_from(place).map_err(io::Error::other)?, parcel.item()));
+            for fd in &parcel.fds {
+                fds.push(fd.try_clone()?);
+            }
+        }
+        Ok((untaken, fds))
+    }
+
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
+        codec::to_named(self).map_err(io::Error::other)
+    }
+
+    /// The relay, and what waited in it.
+    ///
+    /// # Errors
+    /// What is wrong with it, as far as that shows without the items' type.
+    pub(crate) fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(String, Vec<Parcel>), String> {
+        let Untaken { relay, schemas, items } =
+            codec::from_named(bytes).map_err(|error| format!("the items of a relay do not decode: {error}"))?;
+        let origins: Vec<_> = schemas.into_iter().map(|Bytes(schema)| Origin::new(schema)).collect();
+        let (places, items): (Vec<_>, Vec<_>) = items.into_iter().unzip();
+        let parcels = parcels(items, fds, |at| origins.get(*places.get(at)? as usize))
+            .ok_or_else(|| format!("the items of the relay `{relay}` make no sense"))?;
+        Ok((relay, parcels))
+    }
+}
+
+/// Each item with its descriptors; nothing where they do not go up.
+pub(crate) fn parcels<'o>(
+    items: Vec<Item>,
+    fds: Vec<OwnedFd>,
+    origin: impl Fn(usize) -> Option<&'o Arc<Origin>>,
+) -> Option<Vec<Parcel>> {
+    let mut fds = fds.into_iter();
+    let mut parcels = Vec::new();
+    for (at, Item { bytes, descriptors }) in items.into_iter().enumerate() {
+        let count = descriptors as usize;
+        let fds: Vec<_> = fds.by_ref().take(count).collect();
+        if fds.len() != count {
+            return None;
+        }
+        parcels.push(Parcel::new(origin(at)?, bytes, fds));
+    }
+    fds.next().is_none().then_some(parcels)
+}

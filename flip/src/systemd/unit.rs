@@ -1,0 +1,158 @@
+//! What a unit has that will bite later: its own files, as far as this process may read them, systemd.unit(5).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where units lie, the first that has one counts; the files of `.d` directories are added, from everywhere.
+const PATHS: [&str; 9] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// One sentence each, with the line to write.
+pub(super) fn advice() -> Vec<String> {
+    let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(name) = name(&cgroup) else { return vec![] };
+    let settings = read(name, &PATHS.map(Path::new));
+    if settings.is_empty() { vec![] } else { lint(name, &settings) }
+}
+
+/// The unit that this process was started by: the last service in the path of its control group.
+fn name(cgroup: &str) -> Option<&str> {
+    let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter_map(|path| path.rsplit('/').find(|part| part.ends_with(".service"))).next_back()
+}
+
+/// What is set under `[Service]`, by the last that sets it.
+fn read(name: &str, paths: &[&Path]) -> BTreeMap<String, String> {
+    let mut names = vec![name.to_owned()];
+    // foo@bar.service is made from foo@.service.
+    if let Some((template, _)) = name.split_once('@') {
+        names.push(format!("{template}@.service"));
+    }
+    let mut settings = BTreeMap::new();
+    let unit = names.iter().flat_map(|name| paths.iter().map(move |path| path.join(name)));
+    if let Some(text) = unit.into_iter().find_map(|path| std::fs::read_to_string(path).ok()) {
+        parse(&text, &mut settings);
+    }
+    // By the name of the file, wherever it lies; where two have one name the first directory counts.
+    let mut dropins: BTreeMap<_, PathBuf> = BTreeMap::new();
+    for path in paths.iter().flat_map(|path| names.iter().map(move |name| path.join(format!("{name}.d")))) {
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "conf") {
+                dropins.entry(entry.file_name()).or_insert(entry.path());
+            }
+        }
+    }
+    for text in dropins.into_values().filter_map(|path| std::fs::read_to_string(path).ok()) {
+        parse(&text, &mut settings);
+    }
+    settings
+}
+
+fn parse(text: &str, settings: &mut BTreeMap<String, String>) {
+    let mut section = "";
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section == "[Service]"
+            && let Some((key, value)) = line.split_once('=')
+        {
+            settings.insert(key.trim_end().to_owned(), value.trim_start().to_owned());
+        }
+    }
+}
+
+fn lint(name: &str, settings: &BTreeMap<String, String>) -> Vec<String> {
+    let value = |key: &str| settings.get(key).map(String::as_str).filter(|value| !value.is_empty());
+    let mut advice = vec![];
+    let mut say = |text: String| advice.push(format!("{name}: {text}"));
+    match value("KillMode") {
+        Some("mixed") => {}
+        Some(mode @ ("process" | "none")) => say(format!(
+            "with KillMode={mode} processes that drain outlive the service and keep its listeners; write KillMode=mixed"
+        )),
+        _ => say("with KillMode=control-group a service that dies is started again only when all that drain have ended; write \
+                  KillMode=mixed"
+            .to_owned()),
+    }
+    if value("OOMPolicy") != Some("continue") {
+        say("where the new process of an upgrade runs out of memory systemd ends the old one with it; write OOMPolicy=continue"
+            .to_owned());
+    }
+    if value("NotifyAccess") == Some("all") {
+        say("with NotifyAccess=all any child of the service can end or rename it; write NotifyAccess=main, only that process speaks"
+            .to_owned());
+    }
+    if let (Some(file), Some(kind @ ("notify" | "notify-reload"))) = (value("PIDFile"), value("Type")) {
+        say(format!(
+            "PIDFile={file} with Type={kind} is a second opinion on who serves; remove the line, systemd is told the process"
+        ));
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_the_service_that_is_nearest() {
+        assert_eq!(name("0::/system.slice/counter.service\n"), Some("counter.service"));
+        assert_eq!(name("0::/user.slice/user@1000.service/app.slice/a@b.service/payload\n"), Some("a@b.service"));
+        assert_eq!(name("12:cpu:/\n1:name=systemd:/system.slice/x.service\n0::/\n"), Some("x.service"));
+        assert_eq!(name("0::/user.slice/session-1.scope\n"), None);
+    }
+
+    #[test]
+    fn settings_are_those_of_the_last_file_that_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("etc"), dir.path().join("lib"));
+        let write = |path: PathBuf, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write(
+            second.join("a@.service"),
+            "[Unit]\nType=no\n[Service]\n# KillMode=no\nType = notify\nKillMode=process\n",
+        );
+        write(second.join("a@.service.d/10.conf"), "[Service]\nKillMode=\n");
+        write(first.join("a@b.service.d/20.conf"), "[Service]\nKillMode=mixed\n");
+        write(first.join("a@b.service.d/readme"), "[Service]\nKillMode=no\n");
+        let settings = read("a@b.service", &[&first, &second]);
+        let expected = [("KillMode", "mixed"), ("Type", "notify")].map(|(key, value)| (key.into(), value.into()));
+        assert_eq!(settings, BTreeMap::from(expected));
+        assert!(read("c.service", &[&first, &second]).is_empty());
+    }
+
+    #[test]
+    fn each_is_told_with_the_line_to_write() {
+        let lint = |text: &str| {
+            let mut settings = BTreeMap::new();
+            parse(&format!("[Service]\n{text}"), &mut settings);
+            lint("a.service", &settings)
+        };
+        let good = "Type=notify-reload\nKillMode=mixed\nOOMPolicy=continue\n";
+        assert_eq!(lint(good), Vec::<String>::new());
+        for (line, wanted) in [
+            ("KillMode=", "write KillMode=mixed"),
+            ("KillMode=process", "write KillMode=mixed"),
+            ("OOMPolicy=stop", "write OOMPolicy=continue"),
+            ("NotifyAccess=all", "write NotifyAccess=main"),
+            ("PIDFile=/run/a.pid", "remove the line"),
+        ] {
+            let said = lint(&format!("{good}{line}\n"));
+            assert!(
+                said.len() == 1 && said[0].starts_with("a.service: ") && said[0].contains(wanted),
+                "{line}: {said:?}"
+            );
+        }
+    }
+}
