@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
@@ -13,6 +13,7 @@ use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -33,6 +34,7 @@ pub struct Start {
     through: Vec<String>,
     terminal: Option<OwnedFd>,
     channel: Option<OwnedFd>,
+    passed: Vec<OwnedFd>,
 }
 
 impl Start {
@@ -47,6 +49,7 @@ impl Start {
             through: vec![],
             terminal: None,
             channel: None,
+            passed: vec![],
         }
     }
 
@@ -83,8 +86,9 @@ impl Start {
         self
     }
 
-    /// With this as its controlling terminal.
+    /// With this as its controlling terminal, and without a launcher unless the environment says so afterwards.
     pub fn terminal(mut self, terminal: OwnedFd) -> Start {
+        self.env.push(("FLIP_LAUNCHER".to_owned(), "off".to_owned()));
         self.terminal = Some(terminal);
         self
     }
@@ -96,6 +100,14 @@ impl Start {
         let script = format!("FD={CHANNEL} INODE={inode}; FLIP_CHANNEL=\"{variable}\" exec \"$0\" \"$@\"");
         self.through = vec!["sh".into(), "-c".into(), script];
         self.channel = Some(channel);
+        self
+    }
+
+    /// With these as what a service manager passes, sd_listen_fds(3), and whatever the variables are to say of it, in the words of a
+    /// shell that knows `$$`.
+    pub fn passing(mut self, passed: Vec<OwnedFd>, variables: &str) -> Start {
+        self.through = vec!["sh".into(), "-c".into(), format!("{variables} exec \"$0\" \"$@\"")];
+        self.passed = passed;
         self
     }
 
@@ -122,7 +134,9 @@ impl Start {
         // What a supervisor of the test says is not meant for the service.
         for (name, _) in std::env::vars_os() {
             let name = name.as_bytes();
-            if name.starts_with(b"FLIP_") || [&b"NOTIFY_SOCKET"[..], b"INVOCATION_ID", b"LISTEN_FDS"].contains(&name) {
+            if name.starts_with(b"FLIP_")
+                || [&b"NOTIFY_SOCKET"[..], b"INVOCATION_ID", b"LISTEN_FDS", b"SYSTEMD_EXEC_PID"].contains(&name)
+            {
                 command.env_remove(std::ffi::OsStr::from_bytes(name));
             }
         }
@@ -133,6 +147,13 @@ impl Start {
             command.process_group(0);
         }
         let channel = self.channel;
+        // From 3 on, once they lie where none of them is overwritten.
+        let kept: Vec<OwnedFd> = (self.passed.iter())
+            .map(|fd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL + 1)))
+            // SAFETY: just made, for nobody else.
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd.expect("a descriptor")) })
+            .collect();
+        let passed: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
         let prepare = move || {
             // The first of a session, which makes it the first of a process group as well.
             if has_terminal {
@@ -148,6 +169,10 @@ impl Start {
             // SAFETY: takes integers, and closes nothing before the program is executed.
             let marked = unsafe { libc::close_range(3, CHANNEL as u32 - 1, libc::CLOSE_RANGE_CLOEXEC as i32) };
             nix::errno::Errno::result(marked)?;
+            for (number, fd) in (3..).zip(&passed) {
+                // SAFETY: takes integers; those that are passed lie above.
+                nix::errno::Errno::result(unsafe { libc::dup2(*fd, number) })?;
+            }
             // SAFETY: as above.
             let marked = unsafe { libc::close_range(CHANNEL as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
             nix::errno::Errno::result(marked).map(drop).map_err(Into::into)
@@ -160,7 +185,7 @@ impl Start {
             .stderr(write);
         let pid = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")).id();
         // It has the writing ends of the pipe.
-        drop(command);
+        drop((command, kept));
         let pid = i32::try_from(pid).expect("process numbers are small");
         let (log, reader) = Log::read(read);
         Chain { dir: self.dir, group: Pid::from_raw(pid), owner: Process::open(pid), log, reader: Some(reader) }

@@ -85,6 +85,19 @@ impl Tally {
     pub fn has_lost(&self) -> bool {
         !self.lost.is_empty()
     }
+
+    /// How many requests came to nothing.
+    pub fn lost(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
+    /// The time that this part of the answers, 0 to 1, took at most.
+    pub fn quantiles<const N: usize>(&self, parts: [f64; N]) -> [Duration; N] {
+        let mut latencies = self.latencies.clone();
+        latencies.sort_unstable();
+        let at = |part: f64| (latencies.len().saturating_sub(1) as f64 * part) as usize;
+        parts.map(|part| latencies.get(at(part)).copied().unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Tally {
@@ -93,11 +106,7 @@ impl fmt::Display for Tally {
         if let Some(first) = &self.first {
             write!(f, " (first: {first:?})")?;
         }
-        let mut latencies = self.latencies.clone();
-        latencies.sort_unstable();
-        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-            let at = (latencies.len().saturating_sub(1) as f64 * part) as usize;
-            let latency = latencies.get(at).copied().unwrap_or_default();
+        for (name, latency) in ["p50", "p99", "p99.9", "max"].into_iter().zip(self.quantiles([0.5, 0.99, 0.999, 1.0])) {
             write!(f, ", {name} {:.2} ms", latency.as_secs_f64() * 1e3)?;
         }
         Ok(())
@@ -223,8 +232,8 @@ pub struct Answer {
 }
 
 /// A connection of HTTP/1.1, by hand: what goes out is what the test writes.
-pub struct Http {
-    pub stream: TcpStream,
+pub struct Http<S = TcpStream> {
+    pub stream: S,
     unread: Vec<u8>,
 }
 
@@ -235,7 +244,14 @@ impl Http {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Http { stream, unread: vec![] })
+        Ok(Http::over(stream))
+    }
+}
+
+impl<S: Read + Write> Http<S> {
+    /// Over what is connected already.
+    pub fn over(stream: S) -> Http<S> {
+        Http { stream, unread: vec![] }
     }
 
     /// # Errors

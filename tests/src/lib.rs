@@ -15,6 +15,9 @@ mod log;
 pub mod peer;
 pub mod places;
 mod process;
+pub mod steady;
+pub mod systemd;
+pub mod websocket;
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
-//! Where the service `sockets` listens: a file in its directory, which a test may change between two generations.
+//! Where services listen. What `sockets` does is in a file of its directory, which a test may change between two generations.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::client::{Lost, ask_line};
-use crate::{Chain, Mark, Start};
+use crate::{Chain, Mark, Process, Start};
 
 /// Lets the next process listen at these places: a name and an address a line.
 pub fn put(dir: &Path, places: &str) {
@@ -55,4 +56,40 @@ pub fn who(answer: &str) -> Result<(i32, String), Lost> {
         (Some(pid), Some(name)) => Ok((pid, name.to_owned())),
         _ => Err(Lost(crate::client::Loss::Wrong, answer.to_owned())),
     }
+}
+
+/// A service that says nowhere where it listens, which is at one address, and that address.
+pub fn spawn(start: Start) -> (Chain, SocketAddr) {
+    let service = start.spawn();
+    let mut addresses = BTreeSet::new();
+    service.until("it listens", || {
+        if service.owner().has_ended() {
+            service.fail("it has ended");
+        }
+        addresses = listening(service.owner());
+        !addresses.is_empty()
+    });
+    let address = addresses.pop_first().expect("it was waited for");
+    (service, address)
+}
+
+/// Where a process listens on TCP: it has the sockets, and the kernel says what they are (proc_pid_net(5)).
+pub fn listening(process: &Process) -> BTreeSet<SocketAddr> {
+    let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{}/fd", process.pid))
+        .expect("the process is there")
+        .flatten()
+        .filter_map(|entry| {
+            let target = entry.path().read_link().ok()?;
+            Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = String::from_utf8(process.proc("net/tcp")).expect("the kernel writes text");
+    let address = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (ip, port) = fields.get(1)?.split_once(':')?;
+        let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
+        let listens = *fields.get(3)? == "0A" && sockets.contains(*fields.get(9)?);
+        listens.then(|| SocketAddr::from((ip, u16::from_str_radix(port, 16).expect("the kernel writes numbers"))))
+    };
+    table.lines().skip(1).filter_map(address).collect()
 }

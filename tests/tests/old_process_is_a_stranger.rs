@@ -194,10 +194,10 @@ fn offer_of_another_version() {
 fn offer_with_too_few_or_too_many_descriptors() {
     let given = Given::new();
     let (given, null) = (given.descriptors(), File::open("/dev/null").unwrap());
-    offered(&offer(), &[], "the offer names 0 listeners and brings 0 descriptors");
-    offered(&offer(), &given[..4], "the offer names 0 listeners and brings 4 descriptors");
+    offered(&offer(), &[], "the offer names 0 listeners and 0 relays and brings 0 descriptors");
+    offered(&offer(), &given[..4], "the offer names 0 listeners and 0 relays and brings 4 descriptors");
     let many = [&given[..], &[&null]].concat();
-    offered(&offer(), &many, "the offer names 0 listeners and brings 6 descriptors");
+    offered(&offer(), &many, "the offer names 0 listeners and 0 relays and brings 6 descriptors");
 }
 
 #[test]

@@ -77,6 +77,30 @@ fn hang_up_of_the_terminal_is_a_stop() {
 }
 
 #[test]
+fn hang_up_that_a_shell_tells_of_is_a_stop() {
+    // The job is in the background, where the kernel tells it nothing.
+    let OpenptyResult { master, slave } = terminal();
+    let script = "set -m; \"$0\" \"$@\" & trap 'kill -HUP $!' HUP; read wait; wait";
+    let mut service = Start::new(COUNTER).terminal(slave).through(&["sh", "-c", script]).spawn();
+    let ready = service.line(" is ready");
+    let shell = service.owned_by(Process::open(number_after(&ready, "pid ").unwrap()));
+    service.owner().signal(Signal::SIGHUP);
+    service.line("; freeze to commit ");
+    let new = number_after(&service.line("generation 2 (pid "), "(pid ").unwrap();
+    let first = service.owned_by(Process::open(new));
+    // It is the shell's to reap.
+    service.until("it has left", || first.has_ended());
+    drop(master);
+    // By then the job that the shell knows is another process: somebody tells the one that serves.
+    service.owner().signal(Signal::SIGHUP);
+    service.line(&format!("SIGHUP from pid {}: stop", std::process::id()));
+    assert_eq!(service.exit(service.owner()), Exit::Status(0));
+    assert_eq!(service.log().count("generation 3 starts"), 0);
+    service.exit(&shell);
+    service.gone();
+}
+
+#[test]
 fn interrupt_key_is_a_stop_and_never_an_upgrade() {
     let OpenptyResult { master, slave } = terminal();
     let mut service = Start::new(COUNTER).terminal(slave).start();
@@ -125,5 +149,24 @@ fn service_that_a_shell_started_is_upgraded_at_the_terminal() {
     assert_eq!(service.exit(service.owner()), Exit::Status(0));
     service.exit(&shell);
     service.only(&[]);
+    service.gone();
+}
+
+#[test]
+fn terminal_has_its_prompt_back_when_the_service_ends() {
+    let OpenptyResult { master, slave } = terminal();
+    let script = "trap : INT; \"$0\" \"$@\"; echo the prompt";
+    let start = Start::new(COUNTER).terminal(slave).env("FLIP_LAUNCHER", "auto").through(&["sh", "-c", script]);
+    let mut service = start.spawn();
+    let ready = service.line(" is ready");
+    let shell = service.owned_by(Process::open(number_after(&ready, "pid ").unwrap()));
+    for _ in 0..2 {
+        service.upgrade().unwrap();
+    }
+    assert_eq!((service.log().count("the prompt"), service.log().count("Ctrl-C")), (0, 0), "{}", service.log().text());
+    std::fs::File::from(master.try_clone().unwrap()).write_all(b"\x03").unwrap();
+    service.line("SIGINT from the kernel: stop");
+    service.line("the prompt");
+    service.exit(&shell);
     service.gone();
 }

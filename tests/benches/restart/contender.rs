@@ -33,7 +33,7 @@ pub struct Contender {
 
 impl Contender {
     pub fn takes_part(&self, scenario: Scenario) -> bool {
-        self.state.is_some() == (scenario == Scenario::State)
+        scenario != Scenario::Connections && self.state.is_some() == (scenario == Scenario::State)
     }
 }
 
@@ -115,22 +115,27 @@ pub const CONTENDERS: &[Contender] = &[
     },
 ];
 
-/// Builds the contenders, optimised, into the target directory that this program came from. In one call of cargo, so that
-/// all of them get the same tokio and axum, with the same features: with shellflip among them that is tokio's `full` and
-/// `test-util`.
+/// Builds the contenders. In one call of cargo, so that all of them get the same tokio and axum, with the same features: with
+/// shellflip among them that is tokio's `full` and `test-util`.
 pub fn build(contenders: &[&Contender]) -> Result<HashMap<String, PathBuf>, String> {
+    let bins: Vec<_> = contenders.iter().map(|contender| contender.bin).collect();
+    cargo_build(&["-p", "flip-tests", "--features", "peers"], &bins)
+}
+
+/// Builds programs of this workspace, optimised, into the target directory that this one came from.
+pub fn cargo_build(what: &[&str], bins: &[&str]) -> Result<HashMap<String, PathBuf>, String> {
     // Ours is <target>/release/deps/restart-…, unless somebody moved it. This also finds a CARGO_TARGET_DIR again that is
     // relative to a directory which is no longer the current one.
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let target = own.ancestors().nth(3).filter(|_| own.parent().is_some_and(|deps| deps.ends_with("deps")));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
-    cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).args(["--features", "peers"]);
+    cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).args(what);
     if let Some(target) = target {
         cargo.arg("--target-dir").arg(target);
     }
-    for contender in contenders {
-        cargo.args(["--bin", contender.bin]);
+    for bin in bins {
+        cargo.args(["--bin", bin]);
     }
     let output = cargo.stderr(Stdio::inherit()).output().map_err(|error| format!("{cargo:?}: {error}"))?;
     if !output.status.success() {

@@ -5,9 +5,10 @@
 //! ```text
 //! --restarts N           restarts of each contender, idle and under load (200)
 //! --few-restarts N       restarts of each with streams open, with memory resident and with a large state (20)
+//! --many-restarts N      restarts of each example in the scenario connections (1000)
 //! --memory-gb N          how much memory that is (4)
 //! --state-mb N           how large the state is in the scenario of that name (1024)
-//! --scenario A,B         of idle, load, streams, memory, state (all)
+//! --scenario A,B         of idle, load, streams, memory, state, connections (all)
 //! --only A,B             of the contenders; the floor is always among them (all)
 //! --quick                five restarts of each, one with streams and memory, to see that it runs
 //! --json                 results with every sample as JSON instead of tables
@@ -16,6 +17,7 @@
 //! Nothing is asserted about times: it prints what it measured. Differences are taken between neighbours in a round and
 //! given with an interval, because this machine's times drift more than the contenders differ.
 
+mod connections;
 mod contender;
 mod http;
 mod load;
@@ -67,7 +69,7 @@ fn run(options: &Options) -> Result<(), String> {
     // Successors lose their parent at each restart; they become children of this program, which takes their exit status.
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| format!("PR_SET_CHILD_SUBREAPER: {error}"))?;
     let contenders: Vec<_> = CONTENDERS.iter().filter(|contender| options.wants(contender)).collect();
-    let executables = contender::build(&contenders)?;
+    let executables = if contenders.is_empty() { HashMap::new() } else { contender::build(&contenders)? };
 
     let header = report::header();
     if !options.json {
@@ -78,8 +80,12 @@ fn run(options: &Options) -> Result<(), String> {
         println!();
     }
 
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut connections) = (Vec::new(), None);
     for &scenario in &options.scenarios {
+        if scenario == Scenario::Connections {
+            connections = Some(connections::run(options)?);
+            continue;
+        }
         let own: Vec<_> = contenders.iter().copied().filter(|contender| contender.takes_part(scenario)).collect();
         let outcome = play(scenario, options, &own, &executables)?;
         if !options.json {
@@ -88,7 +94,7 @@ fn run(options: &Options) -> Result<(), String> {
         outcomes.push(outcome);
     }
     if options.json {
-        println!("{:#}", report::json(&header, &outcomes, options));
+        println!("{:#}", report::json(&header, &outcomes, connections, options));
     }
     Ok(())
 }
@@ -176,7 +182,7 @@ fn take_turn(running: &mut Running, scenario: Scenario) -> Result<(Turn, Option<
     let clients = match scenario {
         Scenario::Load => Clients { fresh: 4, kept: 4, streams: 0 },
         Scenario::Streams => Clients { streams: 4, ..Clients::default() },
-        Scenario::Idle | Scenario::Memory | Scenario::State => Clients::default(),
+        Scenario::Idle | Scenario::Memory | Scenario::State | Scenario::Connections => Clients::default(),
     };
     Ok((turn::restart(running, clients)?, resident))
 }
@@ -191,7 +197,7 @@ fn affordable(bytes: u64) -> Result<u64, String> {
 }
 
 fn progress(scenario: Scenario, turns: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:<6} {bar:40} {pos}/{len} restarts, {eta} left ({msg})");
+    let style = ProgressStyle::with_template("{prefix:<11} {bar:40} {pos}/{len} restarts, {eta} left ({msg})");
     let bar = ProgressBar::with_draw_target(Some(turns as u64), ProgressDrawTarget::stderr_with_hz(2));
     bar.set_style(style.expect("the template is valid"));
     bar.set_prefix(scenario.name());

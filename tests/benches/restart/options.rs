@@ -9,11 +9,12 @@ pub enum Scenario {
     Streams,
     Memory,
     State,
+    Connections,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 5] =
-        [Scenario::Idle, Scenario::Load, Scenario::Streams, Scenario::Memory, Scenario::State];
+    pub const ALL: [Scenario; 6] =
+        [Scenario::Idle, Scenario::Load, Scenario::Streams, Scenario::Memory, Scenario::State, Scenario::Connections];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -22,6 +23,7 @@ impl Scenario {
             Scenario::Streams => "streams",
             Scenario::Memory => "memory",
             Scenario::State => "state",
+            Scenario::Connections => "connections",
         }
     }
 }
@@ -36,6 +38,7 @@ pub struct Options {
     only: Vec<String>,
     restarts: usize,
     few_restarts: usize,
+    many_restarts: usize,
 }
 
 impl Options {
@@ -48,6 +51,7 @@ impl Options {
             only: Vec::new(),
             restarts: 200,
             few_restarts: 20,
+            many_restarts: 1000,
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} wants a value"));
@@ -56,6 +60,7 @@ impl Options {
                 "--bench" => {}
                 "--restarts" => options.restarts = number(&value()?)?,
                 "--few-restarts" => options.few_restarts = number(&value()?)?,
+                "--many-restarts" => options.many_restarts = number(&value()?)?,
                 "--memory-gb" => options.memory = (number(&value()?)? as u64) << 30,
                 "--state-mb" => options.state = (number(&value()?)? as u64) << 20,
                 "--scenario" => {
@@ -64,7 +69,7 @@ impl Options {
                 "--only" => {
                     options.only = value()?.split(',').map(contender).collect::<Result<_, _>>()?;
                 }
-                "--quick" => (options.restarts, options.few_restarts) = (5, 1),
+                "--quick" => (options.restarts, options.few_restarts, options.many_restarts) = (5, 1, 5),
                 "--json" => options.json = true,
                 _ => return Err(format!("{argument} is no option; they are at the top of benches/restart/main.rs")),
             }
@@ -82,6 +87,7 @@ impl Options {
         match scenario {
             Scenario::Idle | Scenario::Load => self.restarts,
             Scenario::Streams | Scenario::Memory | Scenario::State => self.few_restarts,
+            Scenario::Connections => self.many_restarts,
         }
     }
 }

@@ -57,6 +57,7 @@ pub fn tables(outcome: &Outcome, options: &Options) -> String {
         Scenario::Load => "== load: 4 fresh and 4 kept closed-loop clients at full speed\n".to_owned(),
         Scenario::Streams => "== streams: 4 event streams of half a second, begun before the signal\n".to_owned(),
         Scenario::Memory => format!("== memory: {} GB resident in the old process\n", options.memory >> 30),
+        Scenario::Connections => String::new(),
         Scenario::State => format!("== state: {} MiB of it\n", options.state >> 20),
     };
     let (before, after) = outcome.busy;
@@ -246,7 +247,7 @@ fn against_floor(outcome: &Outcome) -> String {
 }
 
 /// The same, with every sample.
-pub fn json(header: &str, outcomes: &[Outcome], options: &Options) -> Value {
+pub fn json(header: &str, outcomes: &[Outcome], connections: Option<Value>, options: &Options) -> Value {
     let scenarios = outcomes.iter().map(|outcome| {
         let contenders = outcome.series.iter().map(|series| {
             let during = Sample::new(series.turns().flat_map(|turn| turn.tally.during.iter().map(|&us| f64::from(us))));
@@ -305,7 +306,13 @@ pub fn json(header: &str, outcomes: &[Outcome], options: &Options) -> Value {
             "contenders": contenders.collect::<Vec<_>>(),
         })
     });
-    json!({ "machine": header, "memory_bytes": options.memory, "state_bytes": options.state, "scenarios": scenarios.collect::<Vec<_>>() })
+    json!({
+        "machine": header,
+        "memory_bytes": options.memory,
+        "state_bytes": options.state,
+        "scenarios": scenarios.collect::<Vec<_>>(),
+        "connections": connections,
+    })
 }
 
 impl Series {
@@ -352,16 +359,16 @@ fn losses<'a>(losses: impl Iterator<Item = &'a Loss>) -> String {
 }
 
 /// Columns as wide as their widest cell; names to the left, figures to the right.
-struct Table<const N: usize> {
+pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    fn new(titles: &[&str; N]) -> Table<N> {
+    pub fn new(titles: &[&str; N]) -> Table<N> {
         Table { rows: vec![titles.map(str::to_owned)] }
     }
 
-    fn row(&mut self, cells: [String; N]) {
+    pub fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 }

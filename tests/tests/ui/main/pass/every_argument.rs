@@ -8,6 +8,8 @@
     drain_timeout = 1h,
     generations = 3,
     executable = concat!("/usr/bin/", "app"),
+    pid_file = "app.pid",
+    launcher = off,
     crate = ::flip,
     flavor = "multi_thread",
     worker_threads = 2,

@@ -1,0 +1,45 @@
+//! A service that gives up root after it has its listener is upgraded as the user that it has become, or says at its start why it
+//! cannot be.
+#![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
+
+use std::os::unix::fs::PermissionsExt;
+
+use flip_tests::client::ask_line;
+use flip_tests::{Exit, Start};
+use nix::unistd::geteuid;
+
+const DROPS: &str = env!("CARGO_BIN_EXE_drops");
+
+#[test]
+fn service_that_dropped_root_is_upgraded_once_it_may_see_its_program() {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("FLIP_CI").is_none(), "this needs root");
+        return eprintln!("SKIPPED: only root can become nobody");
+    }
+    let start = Start::new(DROPS);
+    // Where it is built may be closed to others.
+    let program = start.dir().join("drops");
+    std::fs::copy(DROPS, &program).unwrap();
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(start.dir(), mode(0o700)).unwrap();
+    let mut service = start.called(program.to_str().unwrap()).start();
+    let line = service.line(" has tcp at ");
+    let address = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+    service.line("an upgrade will fail: user 65534 cannot execute ");
+    service.line("an upgrade will fail: user 65534 cannot enter ");
+    let report = service.upgrade().unwrap_err();
+    assert!(report.contains("cannot be entered") && report.contains("Permission denied"), "{report}");
+
+    std::fs::set_permissions(service.dir(), mode(0o755)).unwrap();
+    for _ in 0..3 {
+        let old = service.upgrade().unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(service.exit(&old), Exit::Status(0));
+        let answer = ask_line(address, "who").unwrap();
+        assert_eq!(answer, format!("{} as 65534", service.owner().pid));
+        assert_eq!(service.owner().status("Uid"), "65534\t65534\t65534\t65534");
+        // It was the first to go where memory runs out, and is no longer.
+        let score = || String::from_utf8(service.owner().proc("oom_score_adj")).unwrap();
+        service.until("it is like any other", || score().trim() == "0");
+    }
+    service.stop();
+}

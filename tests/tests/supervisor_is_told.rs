@@ -1,0 +1,280 @@
+//! What a supervisor hears on `NOTIFY_SOCKET`, from whom and in which order; and what becomes of a service that nobody hears.
+#![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
+
+use std::io::{BufRead, BufReader, IoSliceMut, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
+
+use flip_tests::places::{put, who};
+use flip_tests::{Chain, Exit, PATIENCE, Start};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_service");
+
+struct Supervisor {
+    socket: UnixDatagram,
+    name: String,
+}
+
+impl Supervisor {
+    fn new(name: &str) -> Supervisor {
+        let name = format!("flip-test-{}-{name}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(&name).unwrap()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        setsockopt(&socket, sockopt::PassCred, &true).unwrap();
+        Supervisor { socket, name: format!("@{name}") }
+    }
+
+    /// The next that is more than a status or that something still takes its time, and who said it. A barrier is lifted by this.
+    fn hears(&self) -> (i32, String) {
+        loop {
+            let (pid, text, _) = self.next();
+            let is_repeated =
+                ["STATUS=", "EXTEND_TIMEOUT_USEC=", "FDSTORE"].iter().any(|start| text.starts_with(start));
+            if !is_repeated || (text.lines().count() > 1 && !text.starts_with("FDSTORE")) {
+                return (pid, text);
+            }
+        }
+    }
+
+    /// What comes next, from whom, and with which descriptors.
+    fn next(&self) -> (i32, String, Vec<OwnedFd>) {
+        let mut buffer = [0; 5000];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
+        let message =
+            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
+        let (mut sender, mut kept) = (None, vec![]);
+        for part in message.cmsgs().unwrap() {
+            match part {
+                ControlMessageOwned::ScmCredentials(credentials) => sender = Some(credentials.pid()),
+                ControlMessageOwned::ScmRights(fds) => {
+                    // SAFETY: the kernel has just made them, for this process alone.
+                    kept.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                }
+                _ => {}
+            }
+        }
+        let (pid, len) = (sender.unwrap(), message.bytes);
+        let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
+        (pid, text, kept)
+    }
+
+    /// The next word about the store: what was put there by which name, or taken away.
+    fn keeps(&self, pid: i32) -> (String, Option<OwnedFd>) {
+        loop {
+            let (from, text, mut fds) = self.next();
+            if let Some(text) = text.strip_prefix("FDSTORE=1\nFDPOLL=0\nFDNAME=") {
+                assert_eq!((from, fds.len()), (pid, 1), "{text}");
+                return (text.to_owned(), fds.pop());
+            }
+            if let Some(text) = text.strip_prefix("FDSTOREREMOVE=1\nFDNAME=") {
+                assert_eq!((from, fds.len()), (pid, 0), "{text}");
+                return (text.to_owned(), None);
+            }
+        }
+    }
+
+    /// The same, which is said by this process, and has all of these fields.
+    fn hears_from(&self, pid: i32, fields: &[&str]) -> String {
+        let (from, text) = self.hears();
+        assert_eq!(from, pid, "{text}");
+        for field in fields {
+            assert!(text.lines().any(|line| line.starts_with(field)), "{field} in {text}");
+        }
+        text
+    }
+}
+
+#[test]
+fn each_word_comes_from_the_process_that_serves() {
+    let supervisor = Supervisor::new("words");
+    let mut service = Start::new(SERVICE).env("NOTIFY_SOCKET", &supervisor.name).start();
+    let first = service.owner().pid;
+    supervisor.hears_from(first, &["EXTEND_TIMEOUT_USEC=62000000", "STATUS=starting"]);
+    let text = supervisor.hears_from(first, &["READY=1", "STATUS=generation 1 serves; "]);
+    assert!(!text.contains("MAINPID"), "{text}");
+
+    service.at_start("error");
+    service.upgrade().unwrap_err();
+    supervisor.hears_from(first, &["RELOADING=1", "MONOTONIC_USEC=", "EXTEND_TIMEOUT_USEC="]);
+    let text = supervisor.hears_from(first, &["READY=1", "STATUS="]);
+    assert!(text.contains("upgrade rolled back: ") && text.contains("the new one fails on purpose"), "{text}");
+
+    service.at_start("");
+    let old = service.upgrade().unwrap();
+    let second = service.owner().pid;
+    supervisor.hears_from(first, &["RELOADING=1", "MONOTONIC_USEC="]);
+    supervisor.hears_from(first, &[&format!("MAINPID={second}"), "READY=1", "STATUS=generation 2 serves; "]);
+    let barrier = supervisor.hears_from(first, &[]);
+    assert_eq!(barrier, "BARRIER=1");
+    assert_eq!(service.exit(&old), Exit::Status(0));
+
+    service.owner().signal(Signal::SIGTERM);
+    supervisor.hears_from(second, &["STOPPING=1", "EXTEND_TIMEOUT_USEC=33000000", "STATUS=generation 2 stops; "]);
+    service.stopped();
+}
+
+#[test]
+fn every_reload_that_fails_is_over() {
+    let supervisor = Supervisor::new("fails");
+    let mut service = Start::new(SERVICE)
+        .env("NOTIFY_SOCKET", &supervisor.name)
+        .env("FLIP_READY_TIMEOUT", "700ms")
+        .env("FLIP_FREEZE_TIMEOUT", "300ms")
+        .linked_as("service")
+        .start();
+    let pid = service.owner().pid;
+    supervisor.hears_from(pid, &["STATUS=starting"]);
+    supervisor.hears_from(pid, &["READY=1"]);
+    let fails = |service: &mut Chain, why: &str| {
+        let report = service.upgrade().unwrap_err();
+        assert!(report.contains(why), "{report}");
+        supervisor.hears_from(pid, &["RELOADING=1"]);
+        let text = supervisor.hears_from(pid, &["READY=1", "STATUS=generation 1 serves; "]);
+        assert!(text.contains(why), "{text}");
+    };
+    for (how, why) in
+        [("panic", "panics on purpose"), ("abort", "without a word"), ("hang", "was not ready within 700ms")]
+    {
+        service.at_start(how);
+        fails(&mut service, why);
+    }
+    // After the freeze.
+    std::fs::write(service.dir().join("touch"), "").unwrap();
+    fails(&mut service, "within 300ms of the freeze");
+    std::fs::remove_file(service.dir().join("touch")).unwrap();
+    // Nothing can be started.
+    service.at_start("");
+    service.install("service", |path| symlink("nowhere", path).unwrap());
+    fails(&mut service, "no new process could be started");
+    service.install("service", |path| symlink(SERVICE, path).unwrap());
+    // The stop that ends it, too.
+    let _gate = service.gate("start");
+    let mark = service.log().mark();
+    service.owner().signal(Signal::SIGHUP);
+    let new = service.started_after(mark);
+    service.line(&format!("pid {} is at the gate start", new.pid));
+    service.owner().signal(Signal::SIGTERM);
+    supervisor.hears_from(pid, &["RELOADING=1"]);
+    supervisor.hears_from(pid, &["READY=1"]);
+    supervisor.hears_from(pid, &["STOPPING=1"]);
+    service.stopped();
+}
+
+#[test]
+fn socket_that_leads_nowhere_is_one_warning() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for name in [
+        "/nowhere/notify",
+        "@flip-nobody",
+        &format!("/{}", "n".repeat(200)),
+        "vsock:2:1",
+        file.path().to_str().unwrap(),
+    ] {
+        let mut service = Start::new(SERVICE).env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "40000").start();
+        let old = service.upgrade().unwrap();
+        assert_eq!(service.exit(&old), Exit::Status(0), "{name}");
+        let log = service.stop();
+        // By each of the two.
+        assert_eq!(log.count("systemd does not hear this service"), 2, "{name}: {}", log.text());
+    }
+}
+
+#[test]
+fn supervisor_that_does_not_listen_holds_nothing_up() {
+    let supervisor = Supervisor::new("full");
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    full.connect_addr(&UnixAddr::from_abstract_name(&supervisor.name[1..]).unwrap()).unwrap();
+    while full.send(b"STATUS=").is_ok() {}
+    let mut service = Start::new(SERVICE).env("NOTIFY_SOCKET", &supervisor.name).start();
+    let first = service.owner().pid;
+    service.upgrade().unwrap();
+    let second = service.owner().pid;
+    // What had to be heard is said once there is room.
+    supervisor.hears_from(first, &["STATUS=starting"]);
+    supervisor.hears_from(first, &["READY=1"]);
+    supervisor.hears_from(first, &["RELOADING=1"]);
+    supervisor.hears_from(first, &[&format!("MAINPID={second}")]);
+    service.only(&[service.owner()]);
+    service.stop();
+}
+
+/// The service as a supervisor with a store starts it: what it kept, by its names.
+fn with_store(supervisor: &Supervisor, dir: &std::path::Path, kept: Vec<(String, OwnedFd)>) -> Start {
+    let (names, fds): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
+    let variables = format!("LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={}", fds.len(), names.join(":"));
+    let start = Start::new(env!("CARGO_BIN_EXE_sockets")).passing(fds, &variables);
+    put(start.dir(), &std::fs::read_to_string(dir.join("places")).unwrap());
+    start.env("NOTIFY_SOCKET", &supervisor.name).env("FDSTORE", "16")
+}
+
+#[test]
+fn listeners_outlive_every_process_in_the_supervisor_s_store() {
+    let supervisor = Supervisor::new("store");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.sock");
+    put(dir.path(), &format!("tcp 127.0.0.1:0\nunix unix:{}", path.display()));
+    let mut service = with_store(&supervisor, dir.path(), vec![]).start();
+    let first = service.owner().pid;
+    let mut kept: Vec<_> = (0..2).map(|_| supervisor.keeps(first)).map(|(name, fd)| (name, fd.unwrap())).collect();
+    kept.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(kept[0].0, "flip.tcp.0.0.tcp.127%2E0%2E0%2E1%3A0");
+    assert!(kept[1].0.starts_with("flip.unix.0.0.unix.unix%3A"), "{}", kept[1].0);
+    let line = service.line(" has tcp at ");
+    let address: SocketAddr = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+
+    // The next generation has the same, and a listener more.
+    put(service.dir(), &format!("tcp 127.0.0.1:0\nmore 127.0.0.1:0\nunix unix:{}", path.display()));
+    service.upgrade().unwrap_or_else(|report| panic!("{report}"));
+    let (name, more) = supervisor.keeps(service.owner().pid);
+    assert_eq!(name, "flip.more.0.0.tcp.127%2E0%2E0%2E1%3A0");
+    kept.push((name, more.unwrap()));
+    service.owner().signal(Signal::SIGKILL);
+    service.until("it is dead", || service.owner().has_ended());
+
+    // Nobody is there, and nobody is refused.
+    let waiting = TcpStream::connect(address).unwrap();
+    let beside = UnixStream::connect(&path).unwrap();
+    kept.push(("flip.x.0.0.pipe.x".to_owned(), std::io::pipe().unwrap().0.into()));
+    kept.push(("flip.y.0.0.tcp.localhost%3A1".to_owned(), std::io::pipe().unwrap().0.into()));
+    let next = with_store(&supervisor, dir.path(), kept).start();
+    let pid = next.owner().pid;
+    assert_eq!(answer(&waiting), (pid, "tcp".to_owned()));
+    assert_eq!(answer(&beside), (pid, "unix".to_owned()));
+    for said in [
+        "`flip.x.0.0.pipe.x` from the store of descriptors is not used: this release does not know what it is",
+        "`flip.y.0.0.tcp.localhost%3A1` from the store of descriptors is not used: ",
+        "the store of descriptors has the listener `more` at 127.0.0.1:0, and nobody asks for it any more",
+    ] {
+        next.line(said);
+    }
+    let mut removed: Vec<_> = (0..3).map(|_| supervisor.keeps(pid)).collect();
+    removed.sort_by(|one, other| one.0.cmp(&other.0));
+    let removed: Vec<_> = removed.iter().map(|(name, fd)| (name.as_str(), fd.is_some())).collect();
+    assert_eq!(
+        removed,
+        [
+            ("flip.more.0.0.tcp.127%2E0%2E0%2E1%3A0", false),
+            ("flip.x.0.0.pipe.x", false),
+            ("flip.y.0.0.tcp.localhost%3A1", false)
+        ]
+    );
+    drop((waiting, beside));
+    next.stop();
+    assert!(path.exists(), "the next one finds its clients there");
+    service.gone();
+}
+
+fn answer(stream: impl Read + Write) -> (i32, String) {
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(b"who\n").unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    who(&line).unwrap()
+}

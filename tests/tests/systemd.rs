@@ -1,0 +1,428 @@
+//! A service of flip's under a real systemd, of each release that differs: `systemctl` does what it says, and what fails is
+//! seen.
+//!
+//! With `FLIP_SYSTEMD=long` everything is done more often.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use flip_tests::PATIENCE;
+use flip_tests::http::{Client, Load};
+use flip_tests::places::who;
+use flip_tests::systemd::{Release, Systemd, Unit};
+
+const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
+const SUPERVISED: &str = env!("CARGO_BIN_EXE_supervised");
+/// What a reload may take on a machine that has much else to do; what each of these takes is a tenth of a second.
+const RELOAD: Duration = Duration::from_secs(10);
+
+fn unit(release: Release, label: &str, lines: &[&str]) -> Option<Unit> {
+    let systemd = Systemd::get(release, label, env!("CARGO_TARGET_TMPDIR"))?;
+    let unit = Unit::new(systemd, SUPERVISED, lines);
+    unit.does(&["start"]);
+    Some(unit)
+}
+
+fn often(few: u64, many: u64) -> u64 {
+    if std::env::var("FLIP_SYSTEMD").is_ok_and(|value| value == "long") { many } else { few }
+}
+
+/// The process that answers, its parent, its generation, the count, and whose watchdog it has.
+fn visit(unit: &Unit) -> [String; 5] {
+    let answer = unit.client().get("/").expect("an answer");
+    let words: Vec<_> = answer.body.split(' ').map(str::to_owned).collect();
+    words.try_into().expect("five words")
+}
+
+/// Waits until systemd has heard that this generation serves.
+fn until_serves(unit: &Unit, generation: u64) {
+    unit.until("StatusText", |status| status.starts_with(&format!("generation {generation} serves")));
+    unit.until("ActiveState", |state| state == "active");
+}
+
+/// All is as it should be, in this generation.
+fn is_well(unit: &Unit, generation: u64) {
+    unit.shows("ActiveState", "active");
+    unit.shows("NRestarts", "0");
+    unit.shows("Result", "success");
+    let [pid, parent, answers, ..] = visit(unit);
+    assert_eq!(answers, generation.to_string());
+    unit.shows("MainPID", &pid);
+    assert_eq!(parent, "1", "its death is not systemd's to see");
+}
+
+fn reloads_under_load(release: Release) {
+    let Some(unit) = unit(release, "", &["WatchdogSec=60s"]) else { return };
+    is_well(&unit, 1);
+    let load = Load::start(unit.address(), 1, 1);
+    let count = often(10, 50);
+    for generation in 2..2 + count {
+        load.go_on_for(10);
+        unit.reload(RELOAD);
+        if !release.waits() {
+            until_serves(&unit, generation);
+        }
+        is_well(&unit, generation);
+        let [pid, .., watchdog] = visit(&unit);
+        assert_eq!(watchdog, pid);
+    }
+    let tally = load.stop();
+    assert_eq!(tally.wrong(), 0, "{tally:?}");
+    let journal = unit.journal();
+    for bad in ["not our child", "reception only permitted", "timed out"] {
+        assert!(!journal.contains(bad), "{bad}: {journal}");
+    }
+}
+
+fn failed_upgrade_is_reported_and_the_unit_goes_on(release: Release) {
+    let looks = "ExecReloadPost=+/bin/sh -c '! systemctl show -P StatusText %n | grep -q \"upgrade rolled back\"'";
+    let Some(unit) = unit(release, "", &["Environment=FLIP_READY_TIMEOUT=3s", looks]) else { return };
+    let pid = unit.main_pid();
+    let load = Load::start(unit.address(), 1, 1);
+    for (how, why) in [
+        ("exit", "without a word"),
+        ("panic", "panics on purpose"),
+        ("error", "fails on purpose"),
+        ("hang", "ready_timeout"),
+    ] {
+        unit.write("start", how);
+        // What looks at the status is run by those that know it, and the reload fails when it does.
+        let reloaded = unit.systemctl(&["reload"]);
+        assert_eq!(reloaded.status.success(), release != Release::V262, "{reloaded:?}");
+        let status = unit.until("StatusText", |status| status.contains(why));
+        assert!(status.contains("upgrade rolled back"), "{status}");
+        unit.until("ActiveState", |state| state == "active");
+        is_well(&unit, 1);
+        assert_eq!(unit.main_pid(), pid);
+    }
+    unit.write("start", "");
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    let status = unit.show("StatusText");
+    assert!(status.contains("the last upgrade succeeded"), "{status}");
+    is_well(&unit, 2);
+    let tally = load.stop();
+    assert_eq!(tally.wrong(), 0, "{tally:?}");
+}
+
+fn stop_restart_and_kill_are_what_they_were(release: Release) {
+    // Where every process is heard, one that drains must not say that the service stops.
+    let Some(unit) = unit(release, "", &["Restart=on-failure", "RestartSec=0", "NotifyAccess=all"]) else { return };
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    let second = unit.main_pid();
+    unit.does(&["restart"]);
+    is_well(&unit, 1);
+    assert_ne!(unit.main_pid(), second);
+    // An upgrade that nobody asked systemd for.
+    unit.does(&["kill", "-s", "HUP", "--kill-whom=main"]);
+    until_serves(&unit, 2);
+    is_well(&unit, 2);
+    unit.does(&["kill", "-s", "KILL"]);
+    unit.until("NRestarts", |count| count == "1");
+    until_serves(&unit, 1);
+    let [pid, _, generation, ..] = visit(&unit);
+    assert_eq!((pid, generation), (unit.main_pid().to_string(), "1".to_owned()));
+
+    // An earlier generation that drains is waited for, and what it serves ends with its client.
+    let mut held = unit.client();
+    held.ask("/hold").expect("it is open");
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| unit.does(&["stop"]));
+        unit.until("ActiveState", |state| state == "deactivating");
+        let status = unit.until("StatusText", |status| status.contains("stops"));
+        assert!(status.contains("1 earlier generation drains"), "{status}");
+        drop(held);
+        stopped.join().expect("it stops");
+    });
+    unit.shows("ActiveState", "inactive");
+    unit.shows("Result", "success");
+    assert!(Client::connect(unit.address()).is_err(), "nobody is left");
+}
+
+fn reexecuted_manager_and_three_reloads_at_once(release: Release) {
+    let Some(unit) = unit(release, "-reexec", &[]) else { return };
+    let systemd = Systemd::get(release, "-reexec", env!("CARGO_TARGET_TMPDIR")).expect("it is up");
+    let load = Load::start(unit.address(), 1, 1);
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    systemd.says(&["systemctl", "daemon-reexec"]);
+    is_well(&unit, 2);
+    unit.reload(RELOAD);
+    until_serves(&unit, 3);
+    // In the middle of a reload.
+    unit.write("freeze", "500");
+    unit.does(&["reload", "--no-block"]);
+    unit.until("StatusText", |status| status.contains("generation 4 starts"));
+    systemd.says(&["systemctl", "daemon-reexec"]);
+    until_serves(&unit, 4);
+    is_well(&unit, 4);
+    unit.write("freeze", "0");
+
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| unit.reload(RELOAD));
+        }
+    });
+    // How many they come to depends on when each arrives; what is under way is finished.
+    unit.until("StatusText", |status| status.contains(" serves") && !status.contains("starts"));
+    unit.until("ActiveState", |state| state == "active");
+    let status = unit.show("StatusText");
+    let generation: u64 = status.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a number");
+    assert!(generation > 4, "{status}");
+    is_well(&unit, generation);
+    let tally = load.stop();
+    assert_eq!(tally.wrong(), 0, "{tally:?}");
+
+    // A stop in the middle of a reload ends both processes.
+    unit.write("freeze", "2000");
+    unit.does(&["reload", "--no-block"]);
+    unit.until("StatusText", |status| status.contains(&format!("generation {} starts", generation + 1)));
+    unit.does(&["stop"]);
+    unit.shows("ActiveState", "inactive");
+    unit.shows("Result", "success");
+}
+
+fn death_of_the_new_process_is_noticed_while_the_old_one_drains(release: Release) {
+    let lines = &["Restart=on-failure", "RestartSec=0", "Environment=FLIP_DRAIN_TIMEOUT=60s"];
+    let Some(unit) = unit(release, "", lines) else { return };
+    let old = unit.main_pid();
+    // Keeps it draining.
+    let mut held = unit.client();
+    held.ask("/hold").expect("it is open");
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    let new = unit.main_pid();
+    assert_ne!(old, new);
+    let systemd = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")).expect("it is up");
+    let script = format!("kill -0 {old} && date +%s.%N && kill -KILL {new}");
+    let killed: f64 = systemd.says(&["sh", "-c", &script]).parse().expect("a time");
+    unit.until("NRestarts", |count| count == "1");
+    until_serves(&unit, 1);
+    let journal = unit.journal();
+    let line = journal.lines().find(|line| line.contains("Main process exited")).expect("it says so");
+    let noticed: f64 = line.split(' ').next().and_then(|time| time.parse().ok()).expect("a time");
+    assert!(noticed - killed < 0.1, "after {} s", noticed - killed);
+    assert!(!journal.contains("not our child"), "{journal}");
+}
+
+fn watchdog_is_content_through_long_freezes_and_ends_a_hang(release: Release) {
+    // systemd would wait for less time than the freeze takes, if it were not told to wait longer.
+    let lines = &["WatchdogSec=1s", "Environment=FLIP_FREEZE_TIMEOUT=20s", "TimeoutStartSec=1500ms"];
+    let Some(unit) = unit(release, "", lines) else { return };
+    unit.write("freeze", "2000");
+    let count = often(1, 5);
+    for generation in 2..2 + count {
+        let began = Instant::now();
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        assert!(began.elapsed() >= Duration::from_secs(2), "it froze for as long");
+        is_well(&unit, generation);
+    }
+    let mut client = unit.client();
+    client.ask("/hang").expect("it is open");
+    unit.until("Result", |result| result == "watchdog");
+    unit.until("ActiveState", |state| state == "failed");
+}
+
+/// As `examples/deploy` has it, but for what names the program.
+fn privileges_of_the_unit_go_to_each_generation(release: Release) {
+    let deployed = include_str!("../../examples/deploy/counter.service");
+    let section = deployed.split("[Service]").nth(1).and_then(|rest| rest.split("[Install]").next());
+    let left_out = ["Type=", "ExecStart=", "AmbientCapabilities=", "CapabilityBoundingSet="];
+    let mut lines: Vec<_> = section.expect("it has both").lines().collect();
+    lines.retain(|line| !left_out.iter().any(|start| line.starts_with(start)));
+    lines.extend(["AmbientCapabilities=CAP_NET_BIND_SERVICE", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"]);
+    let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
+    let unit = Unit::new(systemd, SUPERVISED, &lines);
+    unit.is_everybody_s();
+    unit.does(&["start"]);
+    let surrounded = |unit: &Unit| {
+        let status = systemd.says(&["cat", &format!("/proc/{}/status", unit.main_pid())]);
+        let fields = [
+            "Uid:",
+            "Gid:",
+            "Groups:",
+            "CapInh:",
+            "CapPrm:",
+            "CapEff:",
+            "CapBnd:",
+            "CapAmb:",
+            "NoNewPrivs:",
+            "Seccomp:",
+        ];
+        let lines = status.lines().filter(|line| fields.iter().any(|field| line.starts_with(field)));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = surrounded(&unit);
+    let has = |line: &str| first.iter().any(|one| one == line);
+    assert!(has("CapAmb:\t0000000000000400") && has("NoNewPrivs:\t1") && has("Seccomp:\t2"), "{first:?}");
+    assert!(!has("Uid:\t0\t0\t0\t0"), "{first:?}");
+    for generation in 2..4 {
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        is_well(&unit, generation);
+        assert_eq!(surrounded(&unit), first);
+    }
+}
+
+fn a_unit_that_cannot_work_is_warned_about(release: Release) {
+    let Some(simple) = unit(release, "", &["Type=simple", "ExecReload="]) else { return };
+    simple.until_log("write Type=notify-reload into the unit");
+    let behind = format!("ExecStart=/bin/sh -c '{SUPERVISED}; exit'");
+    let lines = ["Type=simple", "NotifyAccess=main", "ExecReload=", "ExecStart=", &behind];
+    let Some(wrapped) = unit(release, "", &lines) else { return };
+    wrapped.until_log("have the script before it end with exec");
+}
+
+/// Who answers a line on a Unix socket, as its process is numbered there.
+fn who_answers(path: &str) -> i32 {
+    let mut stream = BufReader::new(UnixStream::connect(path).expect("the socket unit listens"));
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time");
+    stream.get_mut().write_all(b"who\n").expect("it is open");
+    let mut line = String::new();
+    stream.read_line(&mut line).expect("an answer");
+    who(&line).expect("it names a process").0
+}
+
+fn socket_unit_is_used_and_left_to_systemd(release: Release) {
+    let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
+    let unit = Unit::new(systemd, SOCKETS, &["Restart=on-failure", "RestartSec=0"]);
+    unit.write("places", "unix systemd:app");
+    let path = unit.path("app.sock");
+    unit.socket(&[&format!("ListenStream={path}"), "FileDescriptorName=app"]);
+    unit.shows("ActiveState", "inactive");
+    // Whoever comes first starts it.
+    let first = who_answers(&path);
+    assert_eq!(first, unit.main_pid());
+    for generation in 2..4 {
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        assert_eq!(who_answers(&path), unit.main_pid());
+    }
+    unit.shows("NRestarts", "0");
+    // Neither a stop nor a death loses anybody who comes in between.
+    unit.does(&["restart"]);
+    assert_eq!(who_answers(&path), unit.main_pid());
+    unit.does(&["kill", "-s", "KILL"]);
+    let answered = who_answers(&path);
+    unit.until("MainPID", |pid| pid == answered.to_string());
+    unit.does(&["stop"]);
+    assert_eq!(who_answers(&path), unit.main_pid());
+}
+
+/// Connects again and again while this is done: nobody is refused, and each who gets to ask anew is answered in the end.
+fn refuses_nobody(unit: &Unit, act: impl FnOnce()) {
+    let (address, done) = (unit.address(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut connected = 0;
+            while !done.load(Ordering::SeqCst) || connected < 10 {
+                // Whoever is being served by a process that is killed is cut, and that is not the listener's doing.
+                let mut client = Client::connect(address).expect("the listener is there without a gap");
+                let _ = client.get("/");
+                connected += 1;
+            }
+        });
+        act();
+        done.store(true, Ordering::SeqCst);
+        clients.join().expect("nobody was refused");
+    });
+}
+
+fn listeners_lie_in_the_store_while_nobody_serves(release: Release) {
+    let lines = ["Restart=always", "RestartSec=0", "FileDescriptorStoreMax=8"];
+    let Some(unit) = unit(release, "", &lines) else { return };
+    unit.until("NFileDescriptorStore", |count| count == "1");
+    let address = unit.address();
+    for killed in 1..4 {
+        // The process that was started first, and one that came by an upgrade.
+        if killed == 2 {
+            unit.reload(RELOAD);
+            until_serves(&unit, 2);
+        }
+        let before = unit.main_pid();
+        refuses_nobody(&unit, || {
+            unit.does(&["kill", "-s", "KILL", "--kill-whom=main"]);
+            unit.until("NRestarts", |count| count == killed.to_string());
+            until_serves(&unit, 1);
+        });
+        assert_ne!(unit.main_pid(), before);
+        assert_eq!(unit.address(), address, "it is the same socket, whose port nobody chose");
+    }
+    refuses_nobody(&unit, || unit.does(&["restart"]));
+    assert_eq!(unit.address(), address);
+    unit.shows("NFileDescriptorStore", "1");
+    unit.does(&["stop"]);
+    assert!(Client::connect(address).is_err(), "a stop is one");
+}
+
+fn socket_activate_is_the_same_by_hand(release: Release) {
+    let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
+    let unit = Unit::new(systemd, SOCKETS, &[]);
+    unit.write("places", "unix systemd:app");
+    let path = unit.path("by-hand.sock");
+    // From 258 on it says by itself that it is ready, and has no handler that a reload could be told.
+    let start = format!(
+        "[Service]\nType=notify\nExecReload=\nExecReload=/bin/kill -HUP $MAINPID\nExecStart=\nExecStart=systemd-socket-activate -E NOTIFY_SOCKET -l {path} {SOCKETS}\n"
+    );
+    unit.adds(&start);
+    unit.does(&["start", "--no-block"]);
+    unit.until_log("Listening on ");
+    assert_eq!(who_answers(&path), unit.main_pid());
+    for generation in 2..4 {
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        assert_eq!(who_answers(&path), unit.main_pid());
+    }
+}
+
+fn unit_is_told_what_will_bite(release: Release) {
+    let Some(unit) = unit(release, "", &["KillMode=process", "NotifyAccess=all", "PIDFile=/run/a.pid"]) else { return };
+    for line in ["write KillMode=mixed", "write OOMPolicy=continue", "write NotifyAccess=main", "PIDFile=/run/a.pid"] {
+        unit.until_log(&format!("{}: ", unit.name()));
+        unit.until_log(line);
+    }
+    let before = unit.log().matches("write OOMPolicy=continue").count();
+    unit.reload(RELOAD);
+    until_serves(&unit, 2);
+    assert_eq!(
+        (before, unit.log().matches("write OOMPolicy=continue").count()),
+        (1, 1),
+        "it is said at the start alone"
+    );
+}
+
+/// Each of these under each release.
+macro_rules! under {
+    ($($release:ident $module:ident),+: $tests:tt) => { $(under!(@ $release $module $tests);)+ };
+    (@ $release:ident $module:ident [$($test:ident),+ $(,)?]) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(flip_tests::systemd::Release::$release);
+                }
+            )+
+        }
+    };
+}
+
+under!(V252 v252, V254 v254, V257 v257, V262 v262: [
+    reloads_under_load,
+    failed_upgrade_is_reported_and_the_unit_goes_on,
+    stop_restart_and_kill_are_what_they_were,
+    reexecuted_manager_and_three_reloads_at_once,
+    death_of_the_new_process_is_noticed_while_the_old_one_drains,
+    watchdog_is_content_through_long_freezes_and_ends_a_hang,
+    privileges_of_the_unit_go_to_each_generation,
+    a_unit_that_cannot_work_is_warned_about,
+    socket_unit_is_used_and_left_to_systemd,
+    listeners_lie_in_the_store_while_nobody_serves,
+    socket_activate_is_the_same_by_hand,
+    unit_is_told_what_will_bite,
+]);

@@ -1,4 +1,0 @@
-use flip::TcpListener;
-
-#[flip::main]
-async fn main(#[listen(backlog = 16)] _http: TcpListener) {}
