@@ -8,43 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use flip_tests::client::{Http, Loss, ask_line, read_line};
-use flip_tests::places::free_address;
-use flip_tests::{Chain, Exit, PATIENCE, Process, Start};
+use flip_tests::places::{free_address, listening, spawn};
+use flip_tests::{Chain, Exit, PATIENCE, Start};
 use serde_json::{Value, json};
 
 /// An example that listens at one address, and where that is.
 fn start(executable: &str) -> (Chain, SocketAddr) {
-    let service = Start::new(executable).arg("--listen").arg("127.0.0.1:0").spawn();
-    let mut addresses = BTreeSet::new();
-    service.until("it listens", || {
-        if service.owner().has_ended() {
-            service.fail("it has ended");
-        }
-        addresses = listening(service.owner());
-        !addresses.is_empty()
-    });
-    (service, addresses.pop_first().unwrap())
-}
-
-/// Where a process listens on TCP: it has the sockets, and the kernel says what they are (proc_pid_net(5)).
-fn listening(process: &Process) -> BTreeSet<SocketAddr> {
-    let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{}/fd", process.pid))
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| {
-            let target = entry.path().read_link().ok()?;
-            Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
-        })
-        .collect();
-    let table = String::from_utf8(process.proc("net/tcp")).unwrap();
-    let address = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let (ip, port) = fields.get(1)?.split_once(':')?;
-        let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
-        let listens = *fields.get(3)? == "0A" && sockets.contains(*fields.get(9)?);
-        listens.then(|| SocketAddr::from((ip, u16::from_str_radix(port, 16).unwrap())))
-    };
-    table.lines().skip(1).filter_map(address).collect()
+    spawn(Start::new(executable).arg("--listen").arg("127.0.0.1:0"))
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
@@ -125,6 +95,17 @@ fn echo() {
     assert_eq!(kept.ask("three"), format!("{first}: three"));
     drop(kept);
     assert_eq!(service.exit(&old), Exit::Status(0));
+    service.stop();
+}
+
+#[test]
+fn talk() {
+    let (mut service, address) = start(env!("CARGO_BIN_EXE_talk"));
+    let mut kept = Lines::open(address);
+    assert_eq!(kept.ask("one"), format!("{}: line 1: one", service.owner().pid));
+    let old = service.upgrade().unwrap();
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    assert_eq!(kept.ask("two"), format!("{}: line 2: two", service.owner().pid));
     service.stop();
 }
 

@@ -19,7 +19,7 @@ use tokio::time::interval;
 struct Cli {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: std::net::SocketAddr,
+    listen: flip::Address,
 }
 
 #[derive(Default, Handoff)]
