@@ -174,6 +174,7 @@ pub(crate) mod say {
     }
     pub(crate) const READY: &str = "`ready` is `auto` or `manual`";
     pub(crate) const LAUNCHER: &str = "the launcher is `auto`, `on` or `off`";
+    pub(crate) const STORE: &str = "`store` is `listeners` or `state`";
     pub(crate) const GENERATIONS: &str = "`generations` is a whole number from 2, the old and the new process, to 255";
     pub(crate) fn tokio_only(key: &str) -> String {
         format!("`{key}` is for tokio, which only an `async fn` runs on: add `async` or remove it")

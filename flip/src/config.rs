@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::checkpoint::Aside;
 use crate::error::Error;
 
 /// What the attribute's arguments become: plain data, so that an expansion can write it as a constant.
@@ -23,6 +24,8 @@ pub struct Config {
     pub executable: Option<&'static str>,
     pub pid_file: Option<&'static str>,
     pub launcher: Launcher,
+    pub store: Store,
+    pub checkpoint: Duration,
     pub runtime: Runtime,
 }
 
@@ -41,6 +44,8 @@ impl Config {
         executable: None,
         pid_file: None,
         launcher: Launcher::Auto,
+        store: Store::Listeners,
+        checkpoint: Duration::from_secs(5),
         runtime: Runtime::NEW,
     };
 }
@@ -71,6 +76,22 @@ pub enum Launcher {
     On,
     /// Never.
     Off,
+}
+
+/// What is kept outside of the process, in systemd's store of descriptors (systemd.service(5), `FileDescriptorStoreMax=`) or in that of a
+/// [launcher](Launcher), for the next process where there is none left that could hand over: after a crash, a SIGKILL, for want of memory, or
+/// at a `systemctl restart`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Store {
+    /// The listeners, with whoever waits in their queues.
+    Listeners,
+    /// Those, and *checkpoints* of every `Live<T>`: copies in memory, made from time to time where something has changed, at a stop, and of what
+    /// an upgrade hands over.
+    ///
+    /// A cold start goes on from the newest that is whole, through the same matching as in a handoff, and says how old it is. It takes as much
+    /// memory as two encoded states have. States with descriptors or a `Region` are left out, which is said.
+    State,
 }
 
 /// What `#[tokio::main]` takes.
@@ -130,6 +151,9 @@ pub(crate) struct Settings {
     /// An upgrade looks first whether there is memory for a second process.
     pub(crate) checks_memory: bool,
     pub(crate) supervised: bool,
+    /// How often a checkpoint is made, where they are wanted.
+    pub(crate) checkpoint: Option<Duration>,
+    pub(crate) aside: Aside,
 }
 
 impl Settings {
@@ -191,6 +215,22 @@ impl Settings {
             Some("ignore") => false,
             Some(text) => return Err(Error::program(format!("FLIP_MEMORY={text:?} is neither check nor ignore"))),
         };
+        let keeps_state = match variable("FLIP_STORE").as_deref() {
+            None => config.store == Store::State,
+            Some("listeners") => false,
+            Some("state") => true,
+            Some(text) => return Err(Error::program(format!("FLIP_STORE={text:?} is neither listeners nor state"))),
+        };
+        let checkpoint = time("FLIP_CHECKPOINT", config.checkpoint)?;
+        if checkpoint.is_zero() {
+            return Err(Error::program("checkpoint must be longer than no time: it is how often one is made"));
+        }
+        let aside = match variable("FLIP_ASIDE").as_deref() {
+            None => Aside::Keep,
+            Some("restore") => Aside::Restore,
+            Some("drop") => Aside::Drop,
+            Some(text) => return Err(Error::program(format!("FLIP_ASIDE={text:?} is neither restore nor drop"))),
+        };
         Ok(Settings {
             upgrade: (!off).then_some(upgrade_signal),
             upgrade_signal,
@@ -206,6 +246,8 @@ impl Settings {
             pid_file: variable("FLIP_PID_FILE").or(config.pid_file.map(str::to_owned)).map(PathBuf::from),
             checks_memory,
             supervised,
+            checkpoint: keeps_state.then_some(checkpoint),
+            aside,
         })
     }
 
@@ -294,6 +336,9 @@ mod tests {
             ("FLIP_GENERATIONS", "1000"),
             ("FLIP_SUPERVISED", "1"),
             ("FLIP_MEMORY", "much"),
+            ("FLIP_STORE", "all"),
+            ("FLIP_CHECKPOINT", "5"),
+            ("FLIP_ASIDE", "away"),
         ] {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 
 use crate::__private::wordless;
-use crate::config::{Config, Launcher, Ready, Settings};
+use crate::checkpoint::Checkpoints;
+use crate::config::{Config, Launcher, Ready, Settings, Store};
 use crate::control::{self, Control};
 use crate::error::{Error, chain};
 use crate::launcher;
@@ -183,6 +184,19 @@ impl Builder {
         self
     }
 
+    /// What is kept for a process that has no old one to ask; default [`Store::Listeners`].
+    pub fn store(mut self, store: Store) -> Builder {
+        self.config.store = store;
+        self
+    }
+
+    /// How often a checkpoint is made with [`Store::State`], where something has changed; default 5 s. Writers wait as long as the states take
+    /// to be encoded.
+    pub fn checkpoint(mut self, time: Duration) -> Builder {
+        self.config.checkpoint = time;
+        self
+    }
+
     /// How many workers the runtime has; as many as there are processors if it is not said.
     #[cfg(feature = "tokio")]
     pub fn worker_threads(mut self, count: usize) -> Builder {
@@ -344,6 +358,8 @@ fn try_begin(
         if let Some(path) = &settings.pid_file {
             shared.set_pid_file(Some(PidFile::take(path)?));
         }
+        let (stored, passed) = Checkpoints::sort(passed);
+        shared.checkpoints.find(stored, settings.checkpoint.is_some(), settings.aside)?;
         // Nobody else is there yet who could set it.
         let _ = shared.listeners.set(Listeners::cold(Arc::clone(&shared), passed));
         shared.start.announce(Start::Cold);

@@ -116,6 +116,7 @@ pub mod __fuzzing;
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+mod checkpoint;
 mod config;
 mod control;
 mod drain;
@@ -151,7 +152,7 @@ pub mod testing;
 #[cfg(feature = "ws")]
 pub mod ws;
 
-pub use config::{Launcher, Ready};
+pub use config::{Launcher, Ready, Store};
 pub use drain::{Drain, Draining, Guard};
 pub use entry::{Builder, Service, run};
 pub use error::{BoxError, Error, ErrorKind};
@@ -237,6 +238,8 @@ pub use relay::{PassError, Relay, WhyNotPassed};
 /// | `executable = "/usr/bin/app"` | what was started | what an upgrade starts |
 /// | `pid_file = "/run/app.pid"` | none | a file with the number of the process that serves, locked by it; it changes with the handoff and goes with the service |
 /// | `launcher = auto`, `on`, `off` | `auto` | whether the first process stays as a launcher: see [`Launcher`] |
+/// | `store = listeners`, `state` | `listeners` | what is kept outside of the process, for one that starts after a crash: see [`Store`] |
+/// | `checkpoint = 5s` | `5s` | how often a checkpoint of the state is made with `store = state`, where something has changed |
 /// | `crate = path` | `::flip` | where flip is |
 /// | `flavor`, `worker_threads`, `start_paused`, `name`, `unhandled_panic` | tokio's | as in `#[tokio::main]` |
 ///
@@ -244,7 +247,7 @@ pub use relay::{PassError, Relay, WhyNotPassed};
 ///
 /// Variables of the environment override them: `FLIP_UPGRADE` (`off` makes the upgrade's signal a stop), `FLIP_STOP`
 /// (`SIGTERM,SIGINT`), `FLIP_READY`, `FLIP_READY_TIMEOUT`, `FLIP_FREEZE_TIMEOUT`, `FLIP_QUIESCE_TIMEOUT`, `FLIP_DRAIN_TIMEOUT`,
-/// `FLIP_GENERATIONS`, `FLIP_STATE_LIMIT`, `FLIP_EXECUTABLE`, `FLIP_PID_FILE`, `FLIP_LAUNCHER`. `FLIP_MEMORY` (`check` or `ignore`) says whether an upgrade is refused
+/// `FLIP_GENERATIONS`, `FLIP_STATE_LIMIT`, `FLIP_EXECUTABLE`, `FLIP_PID_FILE`, `FLIP_LAUNCHER`, `FLIP_STORE`, `FLIP_CHECKPOINT`. `FLIP_ASIDE` (`restore` or `drop`) says what becomes of a checkpoint that was set aside. `FLIP_MEMORY` (`check` or `ignore`) says whether an upgrade is refused
 /// where there is no memory for a second process of this one's size; without it, it is. `FLIP_SUPERVISED` (`yes` or `no`) says whether somebody starts another process when this
 /// one dies; without it, `NOTIFY_SOCKET` and `INVOCATION_ID`, which systemd sets, do.
 ///

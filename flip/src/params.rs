@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::checkpoint::Stored;
 use crate::error::{BoxError, Error};
 use crate::exclusive::{Exclusive, Opener};
 use crate::handle::{Handle, Shutdown};
@@ -201,7 +202,10 @@ impl Setup {
         }
         let theirs = match self.start {
             Start::Successor => self.shared.states.take_offered(name),
-            Start::Cold => None,
+            Start::Cold => match self.shared.checkpoints.take(name) {
+                Some((theirs, mut stored)) => return self.restored(name, &theirs, &mut stored),
+                None => None,
+            },
         };
         let value = match theirs {
             None => init.await.map_err(|error| parameter(name, "cannot be made", error))?,
@@ -217,6 +221,25 @@ impl Setup {
             }
         };
         Ok(Live::declare(name, value, &self.shared))
+    }
+
+    /// State that goes on from a checkpoint.
+    fn restored<T: Handoff + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        theirs: &[u8],
+        stored: &mut Stored,
+    ) -> Result<Live<T>, Error> {
+        let shared = &self.shared;
+        let restored = shared.checkpoints.trying(|| {
+            let _entered = shared.enter();
+            let theirs = Schema::decode(theirs).map_err(|error| error.to_string())?;
+            let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| mismatch.to_string())?;
+            Live::restored(name, plan, stored, shared)
+        });
+        restored.map_err(|what| {
+            Error::program(format!("the state `{name}` of the checkpoint cannot become what it is here: {what}"))
+        })
     }
 
     pub(crate) fn relay<T: Handoff>(&self, name: &str) -> Result<Relay<T>, Error> {
@@ -277,6 +300,9 @@ impl Setup {
     pub(crate) fn complete(&self) {
         for name in self.shared.states.complete() {
             crate::log::say!(warn, "the state `{name}` of the old process has no successor here and is dropped");
+        }
+        for name in self.shared.checkpoints.complete() {
+            crate::log::say!(warn, "the state `{name}` of the checkpoint has no successor here and is dropped");
         }
         for name in self.shared.relays.complete() {
             crate::log::say!(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use event_listener::{Event, Listener, listener};
 
+use crate::checkpoint::Checkpoints;
 use crate::control::Earlier;
 use crate::drain::{Drain, Gate, Guard, Handlers, Leaving, Pass, Tracker};
 use crate::exclusive::Exclusives;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) hold: Arc<Hold>,
     pub(crate) freeze: Freeze,
     pub(crate) states: States,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) exclusives: Exclusives,
     pub(crate) relays: Relays,
     /// Those of the relays that WebSockets move through.
@@ -114,6 +116,7 @@ impl Shared {
             hold: Arc::new(Hold::new(if serving { Holding::Open } else { Holding::Held })),
             freeze: Freeze::default(),
             states: States::default(),
+            checkpoints: Checkpoints::default(),
             exclusives: Exclusives::new(serving),
             relays: Relays::new()?,
             #[cfg(feature = "ws")]
@@ -368,22 +371,55 @@ impl Progress {
 /// The freeze that is under way, if one is: a thread that takes a snapshot for one that was rolled back meanwhile must
 /// hold nobody back.
 #[derive(Default)]
-pub(crate) struct Freeze(Mutex<Option<Wanted>>);
+pub(crate) struct Freeze(Mutex<Stops>);
+
+#[derive(Default)]
+struct Stops {
+    wanted: Option<Wanted>,
+    /// Writers are held back for a checkpoint.
+    paused: bool,
+}
 
 struct Wanted {
     attempt: u64,
+    /// Writers are held back for it.
+    holds: bool,
     /// Who owns the content meanwhile; none in tests, where nobody else can.
     word: Option<Arc<SharedWord>>,
 }
 
 impl Freeze {
     pub(crate) fn begin(&self, attempt: u64, word: Option<Arc<SharedWord>>) {
-        *lock(&self.0) = Some(Wanted { attempt, word });
+        lock(&self.0).wanted = Some(Wanted { attempt, holds: false, word });
     }
 
     /// Holds writers back, if the freeze of this attempt is still wanted.
     pub(crate) fn hold_back(&self, attempt: u64, hold: &Hold) -> bool {
-        self.if_wanted(attempt, || hold.set(Holding::Frozen)).is_some()
+        let mut stops = lock(&self.0);
+        let Some(wanted) = stops.wanted.as_mut().filter(|wanted| wanted.attempt == attempt) else { return false };
+        wanted.holds = true;
+        hold.set(Holding::Frozen);
+        true
+    }
+
+    /// Holds writers back for a checkpoint, where nobody else wants anything of them.
+    pub(crate) fn pause(&self, hold: &Hold) -> bool {
+        let mut stops = lock(&self.0);
+        let may = stops.wanted.is_none() && hold.get() == Holding::Open;
+        if may {
+            stops.paused = true;
+            hold.set(Holding::Frozen);
+        }
+        may
+    }
+
+    /// They write again, unless a freeze holds them back by now.
+    pub(crate) fn resume(&self, hold: &Hold) {
+        let mut stops = lock(&self.0);
+        stops.paused = false;
+        if hold.get() == Holding::Frozen && !stops.wanted.as_ref().is_some_and(|wanted| wanted.holds) {
+            hold.set(Holding::Open);
+        }
     }
 
     pub(crate) fn is_wanted(&self, attempt: u64) -> bool {
@@ -392,31 +428,33 @@ impl Freeze {
 
     /// Does this before a roll-back, or not at all.
     pub(crate) fn if_wanted<R>(&self, attempt: u64, act: impl FnOnce() -> R) -> Option<R> {
-        let wanted = lock(&self.0);
-        wanted.as_ref().is_some_and(|wanted| wanted.attempt == attempt).then(act)
+        let stops = lock(&self.0);
+        stops.wanted.as_ref().is_some_and(|wanted| wanted.attempt == attempt).then(act)
     }
 
     /// Rolled back: writers write again.
     pub(crate) fn end(&self, hold: &Hold) {
-        let mut wanted = lock(&self.0);
-        *wanted = None;
-        hold.set(Holding::Open);
+        let mut stops = lock(&self.0);
+        stops.wanted = None;
+        if !stops.paused {
+            hold.set(Holding::Open);
+        }
     }
 
     /// Committed: nobody may hold back any more, and nobody reads here.
     pub(crate) fn give(&self, hold: &Hold) {
-        let mut wanted = lock(&self.0);
-        *wanted = None;
+        let mut stops = lock(&self.0);
+        stops.wanted = None;
         hold.set(Holding::Given);
     }
 
     /// Whether the new process has the content already: it may write as soon as the word says so, and this process hears
     /// of it later.
     pub(crate) fn is_given(&self, hold: &Hold) -> bool {
-        let wanted = lock(&self.0);
+        let stops = lock(&self.0);
         match hold.get() {
             Holding::Frozen => {
-                let word = wanted.as_ref().and_then(|wanted| wanted.word.as_ref());
+                let word = stops.wanted.as_ref().and_then(|wanted| wanted.word.as_ref());
                 word.is_some_and(|word| word.owner() == Owner::Serving)
             }
             holding => holding == Holding::Given,
@@ -425,7 +463,7 @@ impl Freeze {
 
     /// Stopped: nobody may hold back any more.
     pub(crate) fn finish(&self) {
-        *lock(&self.0) = None;
+        lock(&self.0).wanted = None;
     }
 }
 

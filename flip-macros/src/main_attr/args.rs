@@ -10,7 +10,7 @@ use syn::punctuated::Punctuated;
 use syn::{Expr, Lit, LitBool, LitInt, LitStr, Path, Token, bracketed};
 
 /// Each argument with a value to show.
-const KNOWN: [(&str, &str); 18] = [
+const KNOWN: [(&str, &str); 20] = [
     ("upgrade", "SIGHUP"),
     ("stop", "[SIGTERM, SIGINT]"),
     ("ready", "manual"),
@@ -23,6 +23,8 @@ const KNOWN: [(&str, &str); 18] = [
     ("executable", "\"/usr/bin/app\""),
     ("pid_file", "\"/run/app.pid\""),
     ("launcher", "on"),
+    ("store", "state"),
+    ("checkpoint", "5s"),
     ("crate", "::flip"),
     ("flavor", "\"current_thread\""),
     ("worker_threads", "4"),
@@ -85,6 +87,8 @@ pub(crate) struct Args {
     state_limit: Option<u64>,
     /// A variant's name.
     launcher: Option<&'static str>,
+    /// A variant's name.
+    store: Option<&'static str>,
     /// The fields of the configuration that are paths.
     paths: Vec<(Ident, Expr)>,
     runtime: Runtime,
@@ -118,6 +122,7 @@ impl Args {
             generations: None,
             state_limit: None,
             launcher: None,
+            store: None,
             paths: Vec::new(),
             runtime: Runtime::default(),
         };
@@ -193,7 +198,7 @@ impl Args {
                 };
                 self.ready = Some((ready, span));
             }
-            "ready_timeout" | "freeze_timeout" | "quiesce_timeout" | "drain_timeout" => {
+            "ready_timeout" | "freeze_timeout" | "quiesce_timeout" | "drain_timeout" | "checkpoint" => {
                 self.timeouts.push((key.clone(), nanoseconds(input)?));
             }
             "generations" => {
@@ -212,6 +217,15 @@ impl Args {
                     "on" => "On",
                     "off" => "Off",
                     _ => return Err(syn::Error::new(span, say::LAUNCHER)),
+                });
+            }
+            "store" => {
+                let span = input.span();
+                let word: Ident = input.parse().map_err(unfit)?;
+                self.store = Some(match word.to_string().as_str() {
+                    "listeners" => "Listeners",
+                    "state" => "State",
+                    _ => return Err(syn::Error::new(span, say::STORE)),
                 });
             }
             "executable" | "pid_file" => self.paths.push((key.clone(), input.parse().map_err(unfit)?)),
@@ -273,6 +287,10 @@ impl Args {
         if let Some(launcher) = self.launcher {
             let launcher = format_ident!("{launcher}");
             fields.push(quote!(launcher: #flip::Launcher::#launcher));
+        }
+        if let Some(store) = self.store {
+            let store = format_ident!("{store}");
+            fields.push(quote!(store: #flip::Store::#store));
         }
         for (key, path) in &self.paths {
             fields.push(quote!(#key: ::core::option::Option::Some(#path)));

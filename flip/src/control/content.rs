@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{FILES, Passing};
 use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Sink, Source, codec};
 use crate::live::{Hold, Looked};
 use crate::memory;
@@ -39,6 +40,9 @@ pub(super) struct Header {
     /// Of how many relays there are items that nobody has taken; each has a section after those of the states.
     #[serde(default, skip_serializing_if = "is_zero")]
     relays: u32,
+    /// The files of the old process's checkpoints, whose descriptors come last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpoints: Option<Passing>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -152,7 +156,7 @@ impl Writer<'_> {
 
 impl Writer<'_> {
     /// All of a section.
-    fn section(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    fn section(&mut self, bytes: &[u8], fds: &[impl AsFd]) -> io::Result<()> {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         fds.chunks(DESCRIPTORS).try_for_each(|fds| self.send(&[], fds))?;
         bytes.chunks(CHUNK).try_for_each(|bytes| self.send(bytes, &[]))?;
@@ -209,7 +213,9 @@ pub(crate) fn freeze_and_send(
     let mut writer = Writer { socket, shared };
     let lost = |error: io::Error| format!("the new process does not take the content: {error}");
     let (draining, fds): (Vec<_>, Vec<_>) = draining.into_iter().unzip();
-    let fds: Vec<_> = fds.into_iter().flatten().collect();
+    let (checkpoints, files) = shared.checkpoints.passing().unzip();
+    let files = files.iter().flatten().map(AsFd::as_fd);
+    let fds: Vec<_> = fds.iter().flatten().map(AsFd::as_fd).chain(files).collect();
     // Nobody takes or passes anything meanwhile.
     let untaken: io::Result<Vec<_>> =
         shared.relays.all().iter().filter_map(|relay| relay.untaken().transpose()).collect();
@@ -218,6 +224,7 @@ pub(crate) fn freeze_and_send(
         draining,
         states: states.iter().map(|state| state.name().to_owned()).collect(),
         relays: u32::try_from(untaken.len()).map_err(|error| error.to_string())?,
+        checkpoints,
     };
     let header = codec::to_named(&header).map_err(|error| error.to_string())?;
     writer.section(&header, &fds).map_err(lost)?;
@@ -233,7 +240,8 @@ pub(crate) fn freeze_and_send(
         // The trailer would say that nothing is open here.
         return Ok(());
     }
-    writer.send(TRAILER, &[]).and_then(|()| writer.end_section()).map_err(lost)
+    let checkpoints = &shared.checkpoints;
+    checkpoints.after(shared, || writer.send(TRAILER, &[]).and_then(|()| writer.end_section())).map_err(lost)
 }
 
 struct Reader<'a> {
@@ -441,11 +449,15 @@ fn receive(shared: &Shared, reader: &mut Reader<'_>) -> Result<(Vec<Earlier>, Ve
     if reader.sizes_to_come {
         reader.skip_section().map_err(cut)?;
     }
-    let (header, fds) = reader.section(HEADER).map_err(cut)?;
+    let (header, mut fds) = reader.section(HEADER).map_err(cut)?;
     let header: Header =
         codec::from_named(&header).map_err(|error| format!("the content's header does not decode: {error}"))?;
-    if fds.len() != header.draining.iter().map(Earlier::descriptors).sum::<usize>() {
+    let drain = header.draining.iter().map(Earlier::descriptors).sum::<usize>();
+    if fds.len() != drain + if header.checkpoints.is_some() { FILES } else { 0 } {
         return Err("the content's header has the wrong number of descriptors".to_owned());
+    }
+    if let (Some(passing), Ok(files)) = (header.checkpoints, fds.split_off(drain).try_into()) {
+        shared.checkpoints.inherit(passing, files);
     }
     let limit = usize::try_from(shared.state_limit.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
     let mut early = Vec::new();
@@ -546,7 +558,7 @@ mod tests {
         let bytes = golden("content sizes", &codec::to_named(&Sizes { bulks: vec![1 << 20, 5] }).unwrap());
         assert_eq!(codec::from_named::<Sizes>(&bytes).unwrap().bulks, [1 << 20, 5]);
         let draining = vec![Earlier { pid: 4711, generation: 2, relays: vec![] }];
-        let header = Header { draining, states: vec!["visits".to_owned()], relays: 0 };
+        let header = Header { draining, states: vec!["visits".to_owned()], relays: 0, checkpoints: None };
         let bytes = golden("content header", &codec::to_named(&header).unwrap());
         let read: Header = codec::from_named(&bytes).unwrap();
         assert_eq!(format!("{read:?}"), format!("{header:?}"));

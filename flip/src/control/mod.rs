@@ -204,6 +204,8 @@ struct Thread {
     /// What became of the last upgrade.
     last_upgrade: Option<String>,
     goes_first: Option<First>,
+    /// Checkpoints are made, or will never be.
+    checkpoints_begun: bool,
 }
 
 /// Starts the control thread. It runs until the process has nothing left to do.
@@ -275,6 +277,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         announced: false,
         last_upgrade: None,
         goes_first,
+        checkpoints_begun: false,
     };
     std::thread::Builder::new().name("flip-control".into()).spawn(move || {
         // Without this thread nothing but SIGKILL would end the process, and nobody would take over from it.
@@ -909,6 +912,7 @@ impl Thread {
             }
             if self.process.state == State::Old(Old::Serving) {
                 self.announce();
+                self.begin_checkpoints();
             }
         }
     }
@@ -1248,6 +1252,7 @@ impl Thread {
 
     fn hand_over(&mut self) {
         let shared = Arc::clone(&self.shared);
+        self.store_in_time();
         let calls = self.after.as_mut().and_then(|after| after.calls.take());
         let forwarder = calls
             .ok_or_else(|| std::io::Error::other("no socket for calls"))
@@ -1294,6 +1299,7 @@ impl Thread {
             let entered = Arc::clone(&shared);
             let dropper = std::thread::Builder::new().name("flip-drop".into()).stack_size(STACK).spawn(move || {
                 let _entered = entered.enter();
+                entered.checkpoints.leave();
                 states.iter().for_each(|state| state.give_up());
             });
             if let Err(error) = dropper {
@@ -1572,6 +1578,7 @@ impl Thread {
         }
         self.end_what_lasts();
         self.report = None;
+        self.end_checkpoints();
         self.shared.remove_pid_file();
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.shared.phase.has_handed_off()) {
             // Who serves must be known before the process that said so is gone.

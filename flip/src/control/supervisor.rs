@@ -1,14 +1,21 @@
 //! What whoever started the service is told, and what it keeps: nothing here changes what the service does.
 
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
-use super::{SUCCEEDED, Thread};
+use super::{STACK, SUCCEEDED, Thread};
+use crate::checkpoint::Checkpoints;
 use crate::listen::Listeners;
 use crate::log::say;
 use crate::phase::Phase;
 use crate::privileges;
 use crate::protocol::{Old, State};
 use crate::systemd::Systemd;
+
+/// How long the end of a process waits for its checkpoint.
+const CHECKPOINT: Duration = Duration::from_secs(30);
 
 impl Thread {
     /// The service serves, for the first time since whoever started it waits for that.
@@ -29,9 +36,70 @@ impl Thread {
 
     /// The listeners of this process go into systemd's store.
     pub(super) fn keep(&mut self, told: bool) {
-        let listeners = self.listeners();
+        let mut before = self.listeners().stored_before();
+        before.extend(self.shared.checkpoints.stored_before());
         if let Some(systemd) = &mut self.systemd {
-            systemd.keep(listeners.stored_before(), told);
+            systemd.keep(before, told);
+        }
+    }
+
+    fn store(&mut self) {
+        let Some(listeners) = self.shared.listeners.get() else { return };
+        let Some(systemd) = &mut self.systemd else { return };
+        let (listeners, files) = (listeners.to_store(), self.shared.checkpoints.stored());
+        let listeners = listeners.iter().map(|(name, socket)| (name.as_str(), socket.as_fd()));
+        let files = files.iter().map(|(name, file)| (name.as_str(), file.as_fd()));
+        systemd.store(&listeners.chain(files).collect::<Vec<_>>());
+    }
+
+    /// What the next process takes for stored is stored by this one.
+    pub(super) fn store_in_time(&mut self) {
+        if self.systemd.as_ref().is_some_and(Systemd::is_store_wanted) {
+            self.store();
+        }
+    }
+
+    /// From here on checkpoints are made, where they are wanted and can be kept.
+    pub(super) fn begin_checkpoints(&mut self) {
+        if std::mem::replace(&mut self.checkpoints_begun, true) {
+            return;
+        }
+        match self.settings.checkpoint {
+            Some(every) if self.systemd.as_ref().is_some_and(Systemd::has_store) => {
+                Checkpoints::start(&self.shared, every);
+            }
+            wanted => {
+                if wanted.is_some() {
+                    say!(
+                        info,
+                        "no checkpoint is made: nobody who could keep it has started this service; systemd keeps it with \
+                         FileDescriptorStoreMax=, and `launcher = on` does"
+                    );
+                }
+                self.shared.checkpoints.forget();
+            }
+        }
+    }
+
+    /// The last checkpoint, or that of what was handed over. It runs code of the user's, so on a thread of its own.
+    pub(super) fn end_checkpoints(&mut self) {
+        if self.shared.phase.has_handed_off() {
+            return self.shared.checkpoints.leave_within(CHECKPOINT);
+        }
+        if self.settings.checkpoint.is_none() {
+            return;
+        }
+        if let Some(systemd) = &mut self.systemd {
+            systemd.extend(CHECKPOINT);
+        }
+        let (shared, (done, is_done)) = (Arc::clone(&self.shared), channel::<()>());
+        let started = std::thread::Builder::new().name("flip-checkpoint".into()).stack_size(STACK).spawn(move || {
+            let _entered = shared.enter();
+            shared.checkpoints.finish(&shared);
+            drop(done);
+        });
+        if started.is_err() || is_done.recv_timeout(CHECKPOINT) == Err(RecvTimeoutError::Timeout) {
+            say!(warn, "the last checkpoint is not made within {CHECKPOINT:?}; the one before counts");
         }
     }
 
@@ -90,12 +158,10 @@ impl Thread {
         let now = Instant::now();
         let Some(systemd) = &mut self.systemd else { return };
         let is_status_due = systemd.is_status_due(now);
-        if systemd.is_store_due(now)
-            && let Some(listeners) = self.shared.listeners.get()
-            && !self.shared.phase.get().is_leaving()
-        {
-            systemd.store(&listeners.to_store());
+        if systemd.is_store_due(now) && !self.shared.phase.get().is_leaving() {
+            self.store();
         }
+        let Some(systemd) = &mut self.systemd else { return };
         systemd.extend_again(now);
         if systemd.is_heartbeat_due(now) {
             // What a freeze holds up is not a hang of the user's, and has a deadline of its own.

@@ -132,6 +132,15 @@ impl Leaf {
         matches!(self, Leaf::F32 | Leaf::F64)
     }
 
+    /// It is a descriptor, or has one.
+    fn is_open(self) -> bool {
+        use Leaf::*;
+        matches!(
+            self,
+            Descriptor | File | TcpStream | TcpListener | UdpSocket | UnixStream | UnixListener | UnixDatagram | Region
+        )
+    }
+
     /// Its form depends on whether it is an element of a list.
     pub(super) fn is_varied(self) -> bool {
         self.is_integer() && !matches!(self, Leaf::U8 | Leaf::I8)
@@ -447,9 +456,19 @@ impl Schema {
 
     /// Whether there is memory in it that both processes map.
     pub(crate) fn has_memory(&self) -> bool {
-        fn inside(node: &Node) -> bool {
+        self.has(&|leaf| leaf == Leaf::Region)
+    }
+
+    /// Whether its values are bytes alone, and nothing that a process has open.
+    pub(crate) fn is_bytes(&self) -> bool {
+        !self.has(&Leaf::is_open)
+    }
+
+    fn has(&self, wanted: &dyn Fn(Leaf) -> bool) -> bool {
+        fn inside(node: &Node, wanted: &dyn Fn(Leaf) -> bool) -> bool {
+            let inside = |node: &Node| inside(node, wanted);
             match node {
-                Node::Leaf(leaf) => *leaf == Leaf::Region,
+                Node::Leaf(leaf) => wanted(*leaf),
                 Node::SelfDescribed(_) | Node::Named(_) => false,
                 Node::Option(inner) | Node::List(inner) | Node::Set(inner) | Node::Array(inner, _) => inside(inner),
                 Node::Map(first, second) | Node::Result(first, second) => inside(first) || inside(second),
@@ -460,7 +479,7 @@ impl Schema {
             Shape::Struct(fields) => vec![fields],
             Shape::Enum(variants) => variants.iter().map(|variant| &variant.fields).collect(),
         });
-        inside(&self.root) || fields.flatten().any(|field| inside(&field.node))
+        inside(&self.root, wanted) || fields.flatten().any(|field| inside(&field.node, wanted))
     }
 
     /// What the value as a whole is called in messages: `Visits`.

@@ -4,7 +4,7 @@
 //! through every lock once knows that no writer is inside, and that none will be until the release.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, Listener, listener};
@@ -25,6 +25,8 @@ pub(crate) enum Holding {
 
 pub(crate) struct Hold {
     word: AtomicU8,
+    /// Something was written since the last checkpoint.
+    written: AtomicBool,
     changed: Event,
     /// Held while a forwarded call is read, applied and answered.
     calling: Mutex<()>,
@@ -41,7 +43,12 @@ struct Passed(usize);
 
 impl Hold {
     pub(crate) fn new(holding: Holding) -> Hold {
-        Hold { word: AtomicU8::new(holding as u8), changed: Event::new(), calling: Mutex::new(()) }
+        Hold {
+            word: AtomicU8::new(holding as u8),
+            written: AtomicBool::new(false),
+            changed: Event::new(),
+            calling: Mutex::new(()),
+        }
     }
 
     pub(crate) fn get(&self) -> Holding {
@@ -81,6 +88,22 @@ impl Hold {
     pub(crate) fn set(&self, holding: Holding) {
         self.word.store(holding as u8, Ordering::Release);
         self.changed.notify(usize::MAX);
+    }
+
+    /// To be called under the lock of what is written: whoever has passed through it sees the mark.
+    pub(crate) fn mark_written(&self) {
+        // Read first, so that writers do not contend for it.
+        if !self.is_written() {
+            self.written.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_written(&self) -> bool {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn forget_written(&self) {
+        self.written.store(false, Ordering::Relaxed);
     }
 
     #[cfg(test)]

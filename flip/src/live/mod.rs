@@ -10,12 +10,13 @@ use std::fmt;
 use std::panic::{Location, RefUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use event_listener::{Event, Listener, listener};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::handoff::calls::{Accepts, CallRefused, Calls};
-use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema};
+use crate::handoff::{Apply, Handoff, Limits, Plan, Restorer, Schema, Source};
 use crate::shared::{Note, Shared};
 
 pub(crate) use forward::{BUFFER, Forwarder, serve_call};
@@ -132,6 +133,22 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
         Self::declared(cell, shared)
     }
 
+    /// State that goes on from what an earlier process has stored.
+    ///
+    /// # Errors
+    /// Why it cannot be restored.
+    pub(crate) fn restored(
+        name: &str,
+        plan: Plan,
+        stored: &mut dyn Source,
+        shared: &Arc<Shared>,
+    ) -> Result<Live<T>, String> {
+        let mut cell = Cell::new(name, None, Arc::clone(&shared.hold), Some(Arc::clone(shared)));
+        cell.plan = plan.is_needed().then_some(plan);
+        cell.restore(stored)?;
+        Ok(Self::declared(cell, shared))
+    }
+
     fn declared(cell: Cell<T>, shared: &Arc<Shared>) -> Live<T> {
         let cell = Arc::new(cell);
         shared.states.declare(Arc::clone(&cell) as Arc<dyn State>);
@@ -202,6 +219,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                     (Holding::Given, _) => return Err(HandedOff),
                     (Holding::Open, Some(value)) => {
                         let _inside = Inside::enter(&cell.hold);
+                        cell.hold.mark_written();
                         return Ok(update(value));
                     }
                     (_, content) => content.is_some(),
@@ -286,6 +304,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                     (Holding::Given, _) => Wait::Forward,
                     (Holding::Open, Some(value)) => {
                         let _inside = Inside::enter(&self.cell.hold);
+                        self.cell.hold.mark_written();
                         return Ok(value.apply(op));
                     }
                     (_, None) => Wait::Content,
@@ -400,10 +419,14 @@ pub(crate) trait State: Send + Sync {
     fn settle(&self, shared: &Shared, attempt: u64) -> bool;
     /// Whoever waits for those who are inside looks again.
     fn wake(&self);
+    /// Whether nobody is inside who came before the hold, at the latest then.
+    fn settle_by(&self, deadline: Instant) -> bool;
+    /// Whether its values are bytes alone.
+    fn is_storable(&self) -> bool;
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String>;
     /// Lets `sink` see what is large, as far as it wants to and nobody is writing.
     fn search(&self, sink: &mut dyn crate::handoff::Sink);
-    fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String>;
+    fn restore(&self, source: &mut dyn Source) -> Result<(), String>;
     /// Drops the content; called when the hold says `Given`.
     fn give_up(&self);
     /// Applies a forwarded call.
@@ -443,6 +466,22 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         self.left.notify(usize::MAX);
     }
 
+    fn settle_by(&self, deadline: Instant) -> bool {
+        loop {
+            listener!(self.left => left);
+            if self.is_settled() {
+                return true;
+            }
+            if left.wait_deadline(deadline).is_none() {
+                return self.is_settled();
+            }
+        }
+    }
+
+    fn is_storable(&self) -> bool {
+        Schema::of::<T>().is_bytes()
+    }
+
     fn save(&self, sink: &mut dyn crate::handoff::Sink) -> Result<(), String> {
         let _leaves = Leaves(&self.left);
         let content = self.content.read_recursive();
@@ -460,7 +499,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
         }
     }
 
-    fn restore(&self, source: &mut dyn crate::handoff::Source) -> Result<(), String> {
+    fn restore(&self, source: &mut dyn Source) -> Result<(), String> {
         let bytes = self.shared.as_ref().map_or(u64::MAX, |shared| shared.state_limit.load(Ordering::Relaxed));
         let limits = Limits { bytes, ..Limits::default() };
         let mut restorer = Restorer::new(source, limits);
@@ -489,6 +528,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
             let mut content = self.content.write();
             if let Some(value) = &mut *content {
                 let _inside = Inside::enter(&self.hold);
+                self.hold.mark_written();
                 apply(value);
             }
         });

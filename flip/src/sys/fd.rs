@@ -397,12 +397,41 @@ impl AsFd for Pidfd {
 }
 
 /// A file that is nothing but memory, for the time that somebody holds or maps it.
-pub(super) fn memory_file(name: &CStr, flags: MFdFlags) -> io::Result<OwnedFd> {
+pub(crate) fn memory_file(name: &CStr, flags: MFdFlags) -> io::Result<OwnedFd> {
     // Where vm.memfd_noexec is 2 only this one is allowed; kernels before 6.3 do not know it.
     match memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
         Err(Errno::EINVAL) => Ok(memfd_create(name, flags)?),
         file => Ok(file?),
     }
+}
+
+/// Locks a file for this process, where no other has it so (fcntl(2), advisory record locks). That ends with the process, or as soon as it
+/// closes any descriptor of the file.
+pub(crate) fn lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_SETLK(&whole(libc::F_WRLCK))) {
+        Err(Errno::EACCES | Errno::EAGAIN) => Ok(false),
+        locked => Ok(locked.map(|_| true)?),
+    }
+}
+
+/// Gives it back.
+pub(crate) fn unlock(file: BorrowedFd<'_>) {
+    // Of a file that is open this cannot fail.
+    let _ = fcntl(file, FcntlArg::F_SETLK(&whole(libc::F_UNLCK)));
+}
+
+/// The other process that has it locked.
+pub(crate) fn locked_by(file: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
+    let mut lock = whole(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
+    Ok((i32::from(lock.l_type) != libc::F_UNLCK).then(|| Pid::from_raw(lock.l_pid)))
+}
+
+/// A lock of all of a file.
+fn whole(kind: i32) -> libc::flock {
+    let kind = libc::c_short::try_from(kind).expect("the kinds of locks are small numbers");
+    let whence = libc::c_short::try_from(libc::SEEK_SET).expect("so are these");
+    libc::flock { l_type: kind, l_whence: whence, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// One word of memory that two processes share; what its values mean is the protocol's business. It begins as 0.

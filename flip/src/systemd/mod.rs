@@ -220,12 +220,21 @@ impl Systemd {
         self.store.as_ref().is_some_and(|store| store.room.is_some()) && !env::is_launched()
     }
 
+    pub(crate) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Something is to go there, sooner or later.
+    pub(crate) fn is_store_wanted(&self) -> bool {
+        self.speaks && self.store.as_ref().is_some_and(|store| store.due.is_some())
+    }
+
     pub(crate) fn is_store_due(&mut self, now: Instant) -> bool {
         self.speaks && self.store.as_mut().is_some_and(|store| store.due.take_if(|due| *due <= now).is_some())
     }
 
     /// Makes the store hold these, and nothing else of flip's.
-    pub(crate) fn store<F: AsFd>(&mut self, wanted: &[(String, F)]) {
+    pub(crate) fn store(&mut self, wanted: &[(&str, BorrowedFd<'_>)]) {
         let Some(store) = &mut self.store else { return };
         if let Some(room) = store.room.filter(|room| *room < wanted.len())
             && !std::mem::replace(&mut store.warned, true)
@@ -233,12 +242,12 @@ impl Systemd {
             let count = wanted.len();
             say!(
                 warn,
-                "the store of descriptors has room for {room}, and there are {count} sockets: write FileDescriptorStoreMax={count}"
+                "the store of descriptors has room for {room}, and there are {count} descriptors to keep: write FileDescriptorStoreMax={count}"
             );
         }
         let mut all = true;
         let gone: Vec<_> =
-            store.names.iter().filter(|name| wanted.iter().all(|(known, _)| known != *name)).cloned().collect();
+            store.names.iter().filter(|name| wanted.iter().all(|(known, _)| known != name)).cloned().collect();
         for name in gone {
             if self.socket.give(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
                 store.names.remove(&name);
@@ -246,10 +255,10 @@ impl Systemd {
                 all = false;
             }
         }
-        for (name, fd) in wanted.iter().filter(|(name, _)| !store.names.contains(name)).collect::<Vec<_>>() {
+        for (name, fd) in wanted.iter().filter(|(name, _)| !store.names.contains(*name)).collect::<Vec<_>>() {
             // Without FDPOLL=0 systemd would look at each, and remove what it takes for dead.
-            if self.socket.give(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd.as_fd()]) {
-                store.names.insert(name.clone());
+            if self.socket.give(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[*fd]) {
+                store.names.insert((*name).to_owned());
             } else {
                 all = false;
             }

@@ -1,0 +1,518 @@
+//! Checkpoints: what the states of this process are, in files that outlast it, for a process that has no old one to ask.
+//!
+//! ```text
+//! serving      every `checkpoint`, where something changed: writers held back ── states ──▶ file 0 ── sum, head
+//!              the next time                                                  ── states ──▶ file 1 ── sum, head
+//! handoff      what the freeze has sent, while the new process restores it;  the files go with the content
+//! stop         the last one, after which nobody writes
+//! cold start   the newest that is whole ── the schemas are matched, as in a handoff ──▶ states
+//! ```
+//!
+//! Whoever owns the states has the first file locked (fcntl(2), advisory record locks). The kernel takes the lock back when that
+//! process ends, so no pid has to be believed: who finds the file locked knows that an owner lives.
+
+mod file;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_listener::Listener;
+use nix::sys::memfd::MFdFlags;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::file::Stored;
+use self::file::{Checkpoint, Draft, Head, Unfit};
+use crate::entry;
+use crate::error::Error;
+use crate::live::{Holding, State};
+use crate::log::say;
+use crate::phase::Phase;
+use crate::shared::Shared;
+use crate::sys::fd;
+
+/// How many files there are.
+pub(crate) const FILES: usize = 2;
+/// What the names of these files in the store begin with. A listener's name begins otherwise.
+const STATE: &str = "flip-state.";
+/// Of those that were set aside.
+const ASIDE: &str = "flip-aside.";
+/// How many processes may end while they restore a checkpoint.
+const ATTEMPTS: u32 = 2;
+/// How long writers are held back for the sake of one who is inside of a closure, and when that is tried again.
+const PATIENCE: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long the last checkpoint waits for them.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What becomes of a checkpoint that was set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Aside {
+    #[default]
+    Keep,
+    /// It is tried again.
+    Restore,
+    Drop,
+}
+
+/// A file, under its name in the store.
+#[derive(Clone)]
+struct Named {
+    name: String,
+    file: Arc<File>,
+}
+
+/// The files on their way to the next process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Passing {
+    names: [String; FILES],
+    /// Of the checkpoint that the old process makes of what it sends.
+    sequence: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Checkpoints {
+    /// Where this process writes; nothing where it keeps none, or a newer one has them.
+    files: Mutex<Option<Files>>,
+    /// What is to lie in the store. Never closed before the process ends: any close would give the lock back.
+    stored: Mutex<Vec<Named>>,
+    /// By which names something lay there at the start.
+    before: Mutex<Vec<String>>,
+    /// What a cold start goes on from.
+    found: Mutex<Option<Found>>,
+}
+
+struct Files {
+    files: [Named; FILES],
+    /// Which one holds the newest.
+    newest: usize,
+    sequence: u64,
+    /// This process has them locked.
+    owned: bool,
+}
+
+struct Found {
+    checkpoint: Checkpoint,
+    /// Not asked for so far.
+    left: Vec<String>,
+}
+
+/// What came of a turn.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing is to be done before the next time.
+    Over,
+    Again,
+}
+
+impl Checkpoints {
+    /// Sorts what a cold start was passed: the rest is listeners.
+    pub(crate) fn sort(passed: Vec<(String, OwnedFd)>) -> (Vec<(String, OwnedFd)>, Vec<(String, OwnedFd)>) {
+        passed.into_iter().partition(|(name, _)| name.starts_with(STATE) || name.starts_with(ASIDE))
+    }
+
+    /// Looks at what lies in the store.
+    ///
+    /// # Errors
+    /// A process that lives owns the states.
+    pub(crate) fn find(&self, passed: Vec<(String, OwnedFd)>, wanted: bool, aside: Aside) -> Result<(), Error> {
+        *self.before.lock() = passed.iter().map(|(name, _)| name.clone()).collect();
+        let passed = passed.into_iter().map(|(name, fd)| Named { name, file: Arc::new(File::from(fd)) });
+        let (mut files, mut asides): (Vec<_>, Vec<_>) = passed.partition(|one| one.name.starts_with(STATE));
+        if !wanted {
+            if !files.is_empty() {
+                say!(
+                    warn,
+                    "a checkpoint of the state lies in the store of descriptors, and this program keeps none: it is dropped; \
+                     write `store = state` to go on from it"
+                );
+            }
+            // As long as this process has them open nobody else is told that they are free.
+            return Ok(());
+        }
+        for Named { name, file } in files.iter().chain(&asides) {
+            if let Ok(Some(pid)) = fd::locked_by(file.as_fd()) {
+                return Err(Error::program(format!(
+                    "pid {pid} lives and owns the state that lies in the store of descriptors as `{name}`: two processes would \
+                     change it. End that one (kill {pid}), which leaves its newest state there, and start this one again"
+                )));
+            }
+        }
+        let again = aside == Aside::Restore && !asides.is_empty();
+        if again {
+            files = std::mem::take(&mut asides);
+        }
+        let mut whole = vec![];
+        for Named { name, file } in &files {
+            match Checkpoint::read(file) {
+                Ok(checkpoint) => whole.push(checkpoint),
+                Err(Unfit::Unwritten) => {}
+                Err(unfit) => say!(warn, "`{name}` from the store of descriptors is no checkpoint: {unfit}"),
+            }
+        }
+        whole.sort_by_key(|checkpoint| checkpoint.head.sequence);
+        let mut newest = whole.pop();
+        if let Some(poisoned) = newest.take_if(|newest| !again && newest.head.attempts >= ATTEMPTS) {
+            say!(
+                error,
+                "the checkpoint of {} ago has ended {ATTEMPTS} processes that restored it, and is set aside: the state begins anew. \
+                 FLIP_ASIDE=restore has it tried again, by a program that can read it; FLIP_ASIDE=drop drops it",
+                age(poisoned.head.age())
+            );
+            // What was set aside before gives way.
+            asides = std::mem::take(&mut files);
+        } else if aside == Aside::Drop {
+            asides.clear();
+        } else if !asides.is_empty() {
+            say!(
+                warn,
+                "a checkpoint that was set aside lies in the store of descriptors (`{}`); FLIP_ASIDE=restore has it tried again, \
+                 FLIP_ASIDE=drop drops it",
+                asides[0].name
+            );
+        }
+        if let Some(checkpoint) = newest {
+            say!(info, "the state goes on from the checkpoint of {} ago", age(checkpoint.head.age()));
+            let left = checkpoint.names().map(str::to_owned).collect();
+            *self.found.lock() = Some(Found { checkpoint, left });
+        }
+        self.keep(files, asides);
+        Ok(())
+    }
+
+    /// From here on these are kept: the ones to write to, as far as they fit, and those that are aside.
+    fn keep(&self, files: Vec<Named>, asides: Vec<Named>) {
+        let mut taken = self.before.lock().clone();
+        let mut stored = vec![];
+        // The store takes no second content under a name that it knows, nor the same content under a second name.
+        for Named { name, file } in asides {
+            let name = if name.starts_with(ASIDE) { name } else { unused(ASIDE, &mut taken) };
+            stored.push(Named { name, file });
+        }
+        let found = self.found.lock();
+        let newest = found
+            .as_ref()
+            .and_then(|found| files.into_iter().find(|one| Arc::ptr_eq(&one.file, &found.checkpoint.file)));
+        let sequence = found.as_ref().map_or(0, |found| found.checkpoint.head.sequence);
+        drop(found);
+        let mut made = || {
+            Ok::<_, std::io::Error>(Named {
+                name: unused(STATE, &mut taken),
+                file: Arc::new(fd::memory_file(c"flip-state", MFdFlags::MFD_CLOEXEC)?.into()),
+            })
+        };
+        let files = (|| {
+            let first = match newest {
+                Some(Named { name, file }) if name.starts_with(STATE) => Named { name, file },
+                Some(Named { file, .. }) => Named { file, ..made()? },
+                None => made()?,
+            };
+            Ok::<_, std::io::Error>(Files { files: [first, made()?], newest: 0, sequence, owned: false })
+        })();
+        match files {
+            Ok(files) => {
+                stored.extend(files.files.iter().cloned());
+                *self.files.lock() = Some(files);
+            }
+            Err(error) => say!(warn, "no checkpoint can be made: {error}"),
+        }
+        *self.stored.lock() = stored;
+    }
+
+    /// What is to lie in the store.
+    pub(crate) fn stored(&self) -> Vec<(String, Arc<File>)> {
+        self.stored.lock().iter().map(|Named { name, file }| (name.clone(), Arc::clone(file))).collect()
+    }
+
+    /// By which names something lay there at the start.
+    pub(crate) fn stored_before(&self) -> Vec<String> {
+        std::mem::take(&mut *self.before.lock())
+    }
+
+    // ---- a cold start
+
+    /// What the state of this name goes on from, if there is something: its schema, and its bytes.
+    pub(crate) fn take(&self, name: &str) -> Option<(Vec<u8>, Stored)> {
+        let mut found = self.found.lock();
+        let found = found.as_mut()?;
+        found.left.retain(|left| left != name);
+        found.checkpoint.find(name)
+    }
+
+    /// Restores one of them; who ends in it has tried.
+    ///
+    /// # Errors
+    /// Those of `restore`, and what becomes of the checkpoint.
+    pub(crate) fn trying<R>(&self, restore: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+        let found = self.found.lock();
+        let Some((file, head)) =
+            found.as_ref().map(|found| (Arc::clone(&found.checkpoint.file), found.checkpoint.head))
+        else {
+            return restore();
+        };
+        drop(found);
+        head.note(head.attempts + 1, &file);
+        let restored = restore().map_err(|error| {
+            let what =
+                if head.attempts + 1 < ATTEMPTS { "one more that fails sets it" } else { "the next start sets it" };
+            format!("{error}; it is from {} ago and stays in the store: {what} aside and begins anew", age(head.age()))
+        })?;
+        head.note(head.attempts, &file);
+        Ok(restored)
+    }
+
+    /// `main` has all of its parameters: gives the names that nobody asked for.
+    pub(crate) fn complete(&self) -> Vec<String> {
+        self.found.lock().take().map(|found| found.left).unwrap_or_default()
+    }
+
+    // ---- a handoff
+
+    /// The files for the new process, with their descriptors.
+    pub(crate) fn passing(&self) -> Option<(Passing, [Arc<File>; FILES])> {
+        let files = self.files.lock();
+        let files = files.as_ref()?;
+        let [first, second] = &files.files;
+        let passing = Passing { names: [first.name.clone(), second.name.clone()], sequence: files.sequence + 1 };
+        Some((passing, [Arc::clone(&first.file), Arc::clone(&second.file)]))
+    }
+
+    /// The old process writes what it has sent, and nobody else meanwhile: until `sent` has returned nothing is written.
+    pub(crate) fn after<E>(&self, shared: &Shared, sent: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut files = self.files.lock();
+        sent()?;
+        let Some(files) = files.as_mut().filter(|files| files.owned) else { return Ok(()) };
+        // After a roll-back writers write again.
+        let is_wanted = || shared.hold.get() != Holding::Open;
+        let written = files.write(&storable(shared), &is_wanted);
+        if !is_wanted() {
+            shared.hold.mark_written();
+        } else if let Err(why) = written.and_then(|draft| files.seal(draft)) {
+            say!(warn, "what was handed over is no checkpoint: {why}");
+        }
+        Ok(())
+    }
+
+    /// What an old process has passed on.
+    pub(crate) fn inherit(&self, passing: Passing, files: [OwnedFd; FILES]) {
+        let mut names = passing.names.into_iter();
+        let files = files.map(|fd| Named { name: names.next().expect("two of each"), file: Arc::new(File::from(fd)) });
+        self.before.lock().extend(files.iter().map(|one| one.name.clone()));
+        self.stored.lock().extend(files.iter().cloned());
+        *self.files.lock() = Some(Files { files, newest: 0, sequence: passing.sequence, owned: false });
+    }
+
+    /// Leaves them to the newer process, which waits for that.
+    pub(crate) fn leave(&self) {
+        if let Some(files) = self.files.lock().take() {
+            files.unlock();
+        }
+    }
+
+    /// [`leave`](Self::leave), where that takes no longer than this.
+    pub(crate) fn leave_within(&self, time: Duration) {
+        match self.files.try_lock_for(time) {
+            Some(mut files) => {
+                if let Some(files) = files.take() {
+                    files.unlock();
+                }
+            }
+            None => say!(warn, "what was handed over takes longer than {time:?} to become a checkpoint, and is none"),
+        }
+    }
+
+    // ---- while this process serves
+
+    /// Makes them from here on, on a thread of its own, until this process leaves.
+    pub(crate) fn start(shared: &Arc<Shared>, every: Duration) {
+        let checkpoints = &shared.checkpoints;
+        if checkpoints.files.lock().is_none() {
+            checkpoints.keep(vec![], vec![]);
+        }
+        for state in shared.states.all().iter().filter(|state| !state.is_storable()) {
+            say!(
+                warn,
+                "the state `{}` has descriptors or a Region, which no checkpoint can hold: after a crash it begins anew",
+                state.name()
+            );
+        }
+        let shared = Arc::clone(shared);
+        let started = std::thread::Builder::new()
+            .name("flip-checkpoint".into())
+            .stack_size(crate::control::STACK)
+            .spawn(move || shared.checkpoints.run(&shared, every));
+        if let Err(error) = started {
+            say!(warn, "no checkpoint will be made: {error}");
+        }
+    }
+
+    /// None are made.
+    pub(crate) fn forget(&self) {
+        *self.files.lock() = None;
+        self.stored.lock().clear();
+    }
+
+    fn run(&self, shared: &Shared, every: Duration) {
+        let mut due = Instant::now();
+        loop {
+            let changed = shared.phase.listen();
+            match shared.phase.get() {
+                phase if phase.is_leaving() => return,
+                Phase::Serving => {
+                    if due <= Instant::now() {
+                        due = Instant::now() + if self.turn(shared) == Turn::Over { every } else { AGAIN.min(every) };
+                    }
+                    changed.wait_deadline(due);
+                }
+                _ => changed.wait(),
+            }
+        }
+    }
+
+    fn turn(&self, shared: &Shared) -> Turn {
+        let mut files = self.files.lock();
+        let Some(files) = files.as_mut() else { return Turn::Over };
+        if !files.own(shared) {
+            return Turn::Again;
+        }
+        if !shared.hold.is_written() {
+            return Turn::Over;
+        }
+        let is_wanted = || shared.phase.get() == Phase::Serving;
+        let made = entry::shielded(|| {
+            let Some(_paused) = Paused::begin(shared, PATIENCE) else { return Ok(None) };
+            shared.hold.forget_written();
+            files.write(&storable(shared), &is_wanted).map(Some)
+        });
+        // Writers write again.
+        let made = made.and_then(|draft| draft.map(|draft| files.seal(draft)).transpose());
+        match made {
+            Ok(Some(())) => Turn::Over,
+            Ok(None) => Turn::Again,
+            Err(why) => {
+                shared.hold.mark_written();
+                if is_wanted() {
+                    say!(warn, "no checkpoint can be made: {why}; the one before counts");
+                }
+                Turn::Over
+            }
+        }
+    }
+
+    /// The last one. From here on nobody changes anything, and whoever tries is told.
+    pub(crate) fn finish(&self, shared: &Shared) {
+        let mut files = self.files.lock();
+        let Some(files) = files.as_mut().filter(|files| files.owned) else { return };
+        let made = entry::shielded(|| {
+            let Some(paused) = Paused::begin(shared, LAST_PATIENCE) else {
+                return Err("somebody is inside of a state".to_owned());
+            };
+            let draft = if shared.hold.is_written() { Some(files.write(&storable(shared), &|| true)?) } else { None };
+            paused.for_good();
+            draft.map(|draft| files.seal(draft)).transpose()
+        });
+        if let Err(why) = made {
+            say!(warn, "the last checkpoint could not be made: {why}; the one before counts");
+        }
+        files.unlock();
+    }
+}
+
+impl Files {
+    /// Whether this process owns them, or comes to, now that no other does.
+    fn own(&mut self, shared: &Shared) -> bool {
+        if !self.owned && fd::lock(self.files[0].file.as_fd()).unwrap_or(false) {
+            self.owned = true;
+            let heads = self.files.each_ref().map(|one| Head::read(&one.file).ok());
+            let sequence = |at: usize| heads[at].map_or(0, |head: Head| head.sequence);
+            self.newest = usize::from(sequence(1) > sequence(0));
+            if let Some(head) = heads[self.newest].filter(|head| head.attempts > 0) {
+                // It has brought a process to where it serves.
+                head.note(0, &self.files[self.newest].file);
+            }
+            // What the old process has sent lies there, if it came to writing it.
+            if sequence(self.newest) == 0 || sequence(self.newest) != self.sequence {
+                shared.hold.mark_written();
+            }
+            self.sequence = self.sequence.max(sequence(self.newest));
+        }
+        self.owned
+    }
+
+    fn unlock(&self) {
+        fd::unlock(self.files[0].file.as_fd());
+    }
+
+    fn next(&self) -> &File {
+        &self.files[1 - self.newest].file
+    }
+
+    fn write(&self, states: &[Arc<dyn State>], is_wanted: &dyn Fn() -> bool) -> Result<Draft, String> {
+        Draft::write(self.next(), states, is_wanted)
+    }
+
+    fn seal(&mut self, draft: Draft) -> Result<(), String> {
+        let sealed = draft.seal(self.next(), self.sequence + 1);
+        sealed.map_err(|error| format!("it cannot be written: {error}"))?;
+        self.sequence += 1;
+        self.newest = 1 - self.newest;
+        Ok(())
+    }
+}
+
+fn storable(shared: &Shared) -> Vec<Arc<dyn State>> {
+    shared.states.all().into_iter().filter(|state| state.is_storable()).collect()
+}
+
+/// Nobody writes, in any of the states, until this is dropped.
+struct Paused<'a>(Option<&'a Shared>);
+
+impl Paused<'_> {
+    fn begin(shared: &Shared, patience: Duration) -> Option<Paused<'_>> {
+        if !shared.freeze.pause(&shared.hold) {
+            return None;
+        }
+        let paused = Paused(Some(shared));
+        // Of an earlier generation, which holds no lock of this process.
+        drop(shared.hold.calling());
+        let deadline = Instant::now() + patience;
+        shared.states.all().iter().all(|state| state.settle_by(deadline)).then_some(paused)
+    }
+
+    fn for_good(mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.hold.set(Holding::Given);
+        }
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.freeze.resume(&shared.hold);
+        }
+    }
+}
+
+/// The first name that nothing has.
+fn unused(prefix: &str, taken: &mut Vec<String>) -> String {
+    let name = (0_u32..).map(|number| format!("{prefix}{number}")).find(|name| !taken.contains(name));
+    let name = name.expect("there is a number for each");
+    taken.push(name.clone());
+    name
+}
+
+/// `0.3 s`, `12 s`, `5 min`, `3 h`.
+fn age(age: Duration) -> String {
+    match age.as_secs() {
+        0..10 => format!("{:.1} s", age.as_secs_f64()),
+        10..120 => format!("{} s", age.as_secs()),
+        120..7200 => format!("{} min", age.as_secs() / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests;
