@@ -115,6 +115,11 @@ impl Start {
         self.dir.path()
     }
 
+    /// A gate that is shut from the start.
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::shut(&self.dir.path().join(format!("{name}.gate")))
+    }
+
     /// The service, once its first process says that it is ready.
     pub fn start(self) -> Chain {
         let chain = self.spawn();

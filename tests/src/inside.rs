@@ -34,7 +34,8 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("{} bytes, hash {}", bytes.len(), hash.finish())
 }
 
-/// What takes as long to be written and to be read as the gates `save` and `restore` want, as part of a state.
+/// What takes as long to be written and to be read as the gates `save` and `restore` want, as part of a state; where it goes on from a
+/// checkpoint, `restore-stored`.
 #[derive(Default)]
 pub struct Gates;
 
@@ -50,9 +51,7 @@ impl Serialize for Gates {
 impl<'de> Deserialize<'de> for Gates {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         <()>::deserialize(from)?;
-        if is_called("flip-content") {
-            pass_gate("restore");
-        }
+        pass_gate(if is_called("flip-content") { "restore" } else { "restore-stored" });
         Ok(Gates)
     }
 }

@@ -16,6 +16,7 @@ pub mod peer;
 pub mod places;
 mod process;
 pub mod steady;
+pub mod supervisor;
 pub mod systemd;
 pub mod websocket;
 

@@ -1,94 +1,19 @@
 //! What a supervisor hears on `NOTIFY_SOCKET`, from whom and in which order; and what becomes of a service that nobody hears.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
-use std::io::{BufRead, BufReader, IoSliceMut, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 
 use flip_tests::places::{put, who};
-use flip_tests::{Chain, Exit, PATIENCE, Start};
+use flip_tests::supervisor::Supervisor;
+use flip_tests::{Chain, Exit, Start};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_service");
-
-struct Supervisor {
-    socket: UnixDatagram,
-    name: String,
-}
-
-impl Supervisor {
-    fn new(name: &str) -> Supervisor {
-        let name = format!("flip-test-{}-{name}", std::process::id());
-        let socket = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(&name).unwrap()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        setsockopt(&socket, sockopt::PassCred, &true).unwrap();
-        Supervisor { socket, name: format!("@{name}") }
-    }
-
-    /// The next that is more than a status or that something still takes its time, and who said it. A barrier is lifted by this.
-    fn hears(&self) -> (i32, String) {
-        loop {
-            let (pid, text, _) = self.next();
-            let is_repeated =
-                ["STATUS=", "EXTEND_TIMEOUT_USEC=", "FDSTORE"].iter().any(|start| text.starts_with(start));
-            if !is_repeated || (text.lines().count() > 1 && !text.starts_with("FDSTORE")) {
-                return (pid, text);
-            }
-        }
-    }
-
-    /// What comes next, from whom, and with which descriptors.
-    fn next(&self) -> (i32, String, Vec<OwnedFd>) {
-        let mut buffer = [0; 5000];
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
-        let message =
-            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
-        let (mut sender, mut kept) = (None, vec![]);
-        for part in message.cmsgs().unwrap() {
-            match part {
-                ControlMessageOwned::ScmCredentials(credentials) => sender = Some(credentials.pid()),
-                ControlMessageOwned::ScmRights(fds) => {
-                    // SAFETY: the kernel has just made them, for this process alone.
-                    kept.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                }
-                _ => {}
-            }
-        }
-        let (pid, len) = (sender.unwrap(), message.bytes);
-        let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
-        (pid, text, kept)
-    }
-
-    /// The next word about the store: what was put there by which name, or taken away.
-    fn keeps(&self, pid: i32) -> (String, Option<OwnedFd>) {
-        loop {
-            let (from, text, mut fds) = self.next();
-            if let Some(text) = text.strip_prefix("FDSTORE=1\nFDPOLL=0\nFDNAME=") {
-                assert_eq!((from, fds.len()), (pid, 1), "{text}");
-                return (text.to_owned(), fds.pop());
-            }
-            if let Some(text) = text.strip_prefix("FDSTOREREMOVE=1\nFDNAME=") {
-                assert_eq!((from, fds.len()), (pid, 0), "{text}");
-                return (text.to_owned(), None);
-            }
-        }
-    }
-
-    /// The same, which is said by this process, and has all of these fields.
-    fn hears_from(&self, pid: i32, fields: &[&str]) -> String {
-        let (from, text) = self.hears();
-        assert_eq!(from, pid, "{text}");
-        for field in fields {
-            assert!(text.lines().any(|line| line.starts_with(field)), "{field} in {text}");
-        }
-        text
-    }
-}
 
 #[test]
 fn each_word_comes_from_the_process_that_serves() {

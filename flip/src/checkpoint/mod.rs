@@ -283,7 +283,8 @@ impl Checkpoints {
     pub(crate) fn after<E>(&self, shared: &Shared, sent: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut files = self.files.lock();
         sent()?;
-        let Some(files) = files.as_mut().filter(|files| files.owned) else { return Ok(()) };
+        // It may be over before the first turn.
+        let Some(files) = Files::owned(&mut files, shared) else { return Ok(()) };
         // After a roll-back writers write again.
         let is_wanted = || shared.hold.get() != Holding::Open;
         let written = files.write(&storable(shared), &is_wanted);
@@ -373,10 +374,7 @@ impl Checkpoints {
 
     fn turn(&self, shared: &Shared) -> Turn {
         let mut files = self.files.lock();
-        let Some(files) = files.as_mut() else { return Turn::Over };
-        if !files.own(shared) {
-            return Turn::Again;
-        }
+        let Some(files) = Files::owned(&mut files, shared) else { return Turn::Again };
         if !shared.hold.is_written() {
             return Turn::Over;
         }
@@ -404,7 +402,7 @@ impl Checkpoints {
     /// The last one. From here on nobody changes anything, and whoever tries is told.
     pub(crate) fn finish(&self, shared: &Shared) {
         let mut files = self.files.lock();
-        let Some(files) = files.as_mut().filter(|files| files.owned) else { return };
+        let Some(files) = Files::owned(&mut files, shared) else { return };
         let made = entry::shielded(|| {
             let Some(paused) = Paused::begin(shared, LAST_PATIENCE) else {
                 return Err("somebody is inside of a state".to_owned());
@@ -421,6 +419,11 @@ impl Checkpoints {
 }
 
 impl Files {
+    fn owned<'f>(files: &'f mut Option<Files>, shared: &Shared) -> Option<&'f mut Files> {
+        let files = files.as_mut()?;
+        files.own(shared).then_some(files)
+    }
+
     /// Whether this process owns them, or comes to, now that no other does.
     fn own(&mut self, shared: &Shared) -> bool {
         if !self.owned && fd::lock(self.files[0].file.as_fd()).unwrap_or(false) {
