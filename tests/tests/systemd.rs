@@ -361,6 +361,51 @@ fn listeners_lie_in_the_store_while_nobody_serves(release: Release) {
     assert!(Client::connect(address).is_err(), "a stop is one");
 }
 
+/// None is made by the clock alone.
+fn state_lies_in_the_store_while_nobody_serves(release: Release) {
+    let lines = [
+        "Restart=always",
+        "RestartSec=0",
+        "FileDescriptorStoreMax=8",
+        "Environment=FLIP_STORE=state FLIP_CHECKPOINT=1h",
+    ];
+    let Some(unit) = unit(release, "", &lines) else { return };
+    unit.until("NFileDescriptorStore", |count| count == "3");
+    let count = || visit(&unit)[3].parse::<u64>().expect("a number");
+    assert_eq!(count(), 1);
+    for killed in 1..3 {
+        let load = Load::start(unit.address(), 1, 1);
+        load.go_on_for(50);
+        let least = count();
+        unit.reload(RELOAD);
+        until_serves(&unit, 2);
+        load.stop();
+        for _ in 0..100 {
+            count();
+        }
+        let most = count();
+        let kill = || {
+            unit.does(&["kill", "-s", "KILL", "--kill-whom=main"]);
+            unit.until("NRestarts", |count| count == killed.to_string());
+            until_serves(&unit, 1);
+        };
+        // What an upgrade has sent is there, and what came after it may be lost.
+        if killed == 1 {
+            kill();
+            let now = count();
+            assert!((least..=most).contains(&now), "{now}, which is not from {least} to {most}");
+        } else {
+            refuses_nobody(&unit, kill);
+            assert!(count() > least);
+        }
+    }
+    unit.until_log("the state goes on from the checkpoint of ");
+    let before = count();
+    unit.does(&["restart"]);
+    assert_eq!(count(), before + 1, "a restart loses nothing");
+    unit.shows("NFileDescriptorStore", "3");
+}
+
 fn socket_activate_is_the_same_by_hand(release: Release) {
     let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
     let unit = Unit::new(systemd, SOCKETS, &[]);
@@ -423,6 +468,7 @@ under!(V252 v252, V254 v254, V257 v257, V262 v262: [
     a_unit_that_cannot_work_is_warned_about,
     socket_unit_is_used_and_left_to_systemd,
     listeners_lie_in_the_store_while_nobody_serves,
+    state_lies_in_the_store_while_nobody_serves,
     socket_activate_is_the_same_by_hand,
     unit_is_told_what_will_bite,
 ]);

@@ -12,7 +12,7 @@ CLIENTS = 8
 async def main(url):
     answered = 0
     failed = []
-    moves = set()
+    last = set()
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
     async def talk(socket):
@@ -24,11 +24,11 @@ async def main(url):
                     count += 1
                     # Of several frames, so that it is caught amid a message, too.
                     await socket.send(["message ", str(count)])
-                    _pid, number, moved, text = (await socket.recv()).split(" ", 3)
+                    pid, number, _moves, text = (await socket.recv()).split(" ", 3)
                     if (number, text) != (str(count), f"message {count}"):
                         raise ValueError(f"message {count} came back as {number}: {text}")
                     answered += 1
-                moves.add(int(moved))
+                last.add(int(pid))
         except Exception as error:
             failed.append(repr(error))
 
@@ -36,7 +36,7 @@ async def main(url):
     connections = (websockets.connect(url, ping_interval=0.05, compression=None) for _ in range(CLIENTS))
     sockets = await asyncio.gather(*connections)
     await asyncio.gather(*map(talk, sockets))
-    print(json.dumps({"answered": answered, "failed": failed, "moves": sorted(moves)}))
+    print(json.dumps({"answered": answered, "failed": failed, "last": sorted(last)}))
 
 
 asyncio.run(main(sys.argv[1]))
