@@ -1,7 +1,8 @@
 //! A counter that may not lose count: `demo` restarts it under load.
 //!
 //! A request that is still being answered by the old process when the new one has taken over is counted all the same:
-//! its call is forwarded to the new process, and its answer comes from there.
+//! its call is forwarded to the new process, and its answer comes from there. Where it is started by systemd with a store, in a container or
+//! from a terminal, it goes on from a checkpoint after a crash.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -62,7 +63,7 @@ async fn events(totals: Live<Totals>) -> Sse<impl Stream<Item = Result<Event, In
     }))
 }
 
-#[flip::main]
+#[flip::main(store = state)]
 async fn main(
     #[args] args: Cli,
     #[listen(args.listen)] http: TcpListener,
