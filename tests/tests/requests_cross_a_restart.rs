@@ -132,6 +132,21 @@ fn upload_is_finished_where_it_began() {
 }
 
 #[test]
+fn client_that_hangs_up_is_not_waited_for() {
+    let (mut service, address) = start(&[("FLIP_DRAIN_TIMEOUT", "10m")]);
+    let _gate = service.gate("slow");
+    let mut leaves = Http::open(address).unwrap();
+    let slow = "GET /slow HTTP/1.1\r\nhost: test\r\n\r\n";
+    leaves.send(slow).unwrap();
+    service.line("is in slow");
+    let old = service.upgrade().unwrap();
+    assert!(!old.has_ended());
+    drop(leaves);
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    service.stop();
+}
+
+#[test]
 fn handler_that_takes_long_answers_from_the_old_process() {
     let (mut service, address) = start(&[]);
     let mut gate = service.gate("slow");

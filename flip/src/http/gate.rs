@@ -18,6 +18,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Lease;
+use super::sealed::Transport;
 use crate::shared::Shared;
 
 /// What the gate, the service and the driver of one connection know together.
@@ -289,7 +290,16 @@ impl<I> Gate<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
+impl<I: Transport> Gate<I> {
+    /// Whether the client of an answer that is being made has gone, which hyper is to know as ever: otherwise the answer would be waited for
+    /// until the time is up. What a client has sent instead stays where it is, for the new process.
+    fn has_lost_its_client(&self, cx: &mut Context<'_>) -> bool {
+        let waits = self.state.is_passing() && get(&self.state.answering) && self.unread.is_empty();
+        waits && matches!(self.io.poll_readable(cx), Poll::Ready(Ok(0) | Err(_)))
+    }
+}
+
+impl<I: Transport> AsyncRead for Gate<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
         let state = &*gate.state;
@@ -299,7 +309,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
         }
         // A body that is being read goes on, and so does whatever ends the connection. Nobody is asked to wake this
         // task here: the driver is, by every change of the phase.
-        if state.is_held() && state.body() == READ && !get(&state.closing) {
+        if state.is_held() && state.body() == READ && !get(&state.closing) && !gate.has_lost_its_client(cx) {
             return Poll::Pending;
         }
         if !gate.unread.is_empty() {

@@ -42,7 +42,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-#[cfg(feature = "rustls")]
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,9 +49,7 @@ use event_listener::{Event, listener};
 use hyper::body::Body as HttpBody;
 use hyper::service::Service;
 use hyper::{Request, Response};
-#[cfg(feature = "rustls")]
-use tokio::io::Interest;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 
 use crate::drain::Guard;
 use crate::listen::{TcpListener, UnixListener};
@@ -126,9 +123,8 @@ pub(crate) mod sealed {
         /// For whoever throws away what comes: the socket's own bytes.
         fn wire(&mut self) -> &mut (dyn AsyncRead + Unpin + Send);
 
-        /// Whether the socket has something to read, or its end.
-        #[cfg(feature = "rustls")]
-        fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+        /// Whether the socket has something to read, or its end, which is nothing.
+        fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>>;
     }
 
     macro_rules! transport {
@@ -142,14 +138,13 @@ pub(crate) mod sealed {
                     self
                 }
 
-                #[cfg(feature = "rustls")]
-                fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
                     loop {
                         // tokio may say so of a socket that it has not looked at yet.
                         ready!(self.poll_read_ready(cx))?;
                         match self.try_io(Interest::READABLE, || connection::peek(self)) {
                             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                            peeked => return Poll::Ready(peeked.map(drop)),
+                            peeked => return Poll::Ready(peeked),
                         }
                     }
                 }

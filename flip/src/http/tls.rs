@@ -368,7 +368,7 @@ impl<I: Transport> Transport for Secured<I> {
         self.0.get_mut().0.io.wire()
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.0.get_ref().0.io.poll_readable(cx)
     }
 }
