@@ -23,6 +23,11 @@ impl Gate {
         Gate { path: path.to_owned(), fifo }
     }
 
+    /// Whoever comes later finds no gate, and who waits goes on waiting.
+    pub fn forget(&self) {
+        std::fs::remove_file(&self.path).expect("it is in the test's own directory");
+    }
+
     /// Whoever waits goes on, and whoever comes later finds no gate.
     pub fn open(&mut self) {
         // A second opening finds it gone, and there is nothing to do.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::PATIENCE;
 use crate::http::Client;
+use crate::{Gate, PATIENCE};
 
 /// The releases that differ in what they do with a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,23 +143,48 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Of this executable, with these lines more. It is not started yet.
-    pub fn new(systemd: &'static Systemd, executable: &str, lines: &[&str]) -> Unit {
+    fn at(systemd: &'static Systemd) -> Unit {
         let scratch = systemd.target.join("tmp");
         let dir = tempfile::Builder::new().prefix("flip-").tempdir_in(scratch).expect("a directory for the test");
-        let at = dir.path().display();
         let name = dir.path().file_name().expect("it has a name").to_string_lossy().to_lowercase();
         let name = format!("{}.service", name.trim_start_matches('.'));
+        let unit = Unit { systemd, name, dir };
+        unit.write("address", "127.0.0.1:0");
+        unit
+    }
+
+    /// Of this executable, with these lines more. It is not started yet.
+    pub fn new(systemd: &'static Systemd, executable: &str, lines: &[&str]) -> Unit {
+        let unit = Unit::at(systemd);
+        let at = unit.dir.path().display();
         let text = format!(
             "[Service]\n{}\nExecStart={executable}\nWorkingDirectory={at}\nStandardError=append:{at}/log\n\
              KillMode=mixed\nTimeoutStartSec=20s\nTimeoutStopSec=20s\n{}\n",
             systemd.release.reloads(),
             lines.join("\n")
         );
-        let unit = Unit { systemd, name, dir };
         unit.write(&unit.name, &text);
-        unit.write("address", "127.0.0.1:0");
         systemd.says(&["systemctl", "--runtime", "link", &unit.path(&unit.name)]);
+        unit
+    }
+
+    /// What systemd-run makes of this executable, with these properties: a unit without a file. It is started.
+    pub fn run(systemd: &'static Systemd, executable: &str, properties: &[&str]) -> Unit {
+        let unit = Unit::at(systemd);
+        unit.may_be_written_by_everybody();
+        let at = unit.dir.path().display();
+        let mut all: Vec<_> = systemd.release.reloads().lines().map(str::to_owned).collect();
+        all.extend([
+            format!("WorkingDirectory={at}"),
+            format!("StandardError=append:{at}/log"),
+            format!("BindReadOnlyPaths={}", systemd.target.display()),
+            format!("BindPaths={at}"),
+        ]);
+        all.extend(properties.iter().map(|property| (*property).to_owned()));
+        let mut words = vec!["systemd-run", "--unit", &unit.name];
+        words.extend(all.iter().flat_map(|property| ["-p", property]));
+        words.push(executable);
+        systemd.says(&words);
         unit
     }
 
@@ -207,6 +232,24 @@ impl Unit {
         self.show("MainPID").parse().expect("a process has a number")
     }
 
+    /// Every process of its control group.
+    pub fn processes(&self) -> Vec<i32> {
+        // The group goes with the last of them, cgroups(7).
+        let script = "cat \"/sys/fs/cgroup/system.slice/$0/cgroup.procs\" 2> /dev/null || true";
+        let listed = self.systemd.says(&["sh", "-c", script, &self.name]);
+        listed.split_whitespace().map(|pid| pid.parse().expect("a process has a number")).collect()
+    }
+
+    /// A file of a process in /proc.
+    pub fn proc(&self, pid: i32, file: &str) -> String {
+        self.systemd.says(&["cat", &format!("/proc/{pid}/{file}")])
+    }
+
+    /// A gate in the service's directory that is shut from now on.
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::shut(&self.dir.path().join(format!("{name}.gate")))
+    }
+
     /// Waits until a property is as wanted, and gives it.
     pub fn until(&self, property: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -240,11 +283,15 @@ impl Unit {
         }
     }
 
-    /// Whichever user and sandbox the unit has, the service finds its directory and its program, and may write.
-    pub fn is_everybody_s(&self) {
+    fn may_be_written_by_everybody(&self) {
         use std::os::unix::fs::PermissionsExt;
         let everybody = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(self.dir.path(), everybody).expect("it is the test's own");
+    }
+
+    /// Whichever user and sandbox the unit has, the service finds its directory and its program, and may write.
+    pub fn is_everybody_s(&self) {
+        self.may_be_written_by_everybody();
         let (dir, target) = (self.dir.path().display(), self.systemd.target.display());
         self.adds(&format!("[Service]\nBindReadOnlyPaths={target}\nBindPaths={dir}\n"));
     }

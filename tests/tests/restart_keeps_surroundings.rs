@@ -2,7 +2,7 @@
 //! and signals.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 
 use flip_tests::{Chain, Exit, Process, Start};
@@ -18,6 +18,9 @@ struct Surroundings {
     directory: std::path::PathBuf,
     umask: String,
     limits: String,
+    /// Of each thread.
+    nice: BTreeSet<String>,
+    cgroup: Vec<u8>,
     blocked: String,
     ignored: String,
     caught: String,
@@ -36,10 +39,19 @@ fn surroundings(service: &Chain, process: &Process) -> Surroundings {
         directory: std::fs::read_link(format!("/proc/{}/cwd", process.pid)).unwrap(),
         umask: process.status("Umask"),
         limits: String::from_utf8(process.proc("limits")).unwrap(),
+        nice: nice(process),
+        cgroup: process.proc("cgroup"),
         blocked: process.status("SigBlk"),
         ignored: process.status("SigIgn"),
         caught: process.status("SigCgt"),
     }
+}
+
+fn nice(process: &Process) -> BTreeSet<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap().flatten();
+    // One that has ended meanwhile has none.
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats.map(|stat| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned()).collect()
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -56,7 +68,7 @@ fn service() -> Chain {
         .through(&[
             "sh",
             "-c",
-            "umask 027; ulimit -Sn 777; ulimit -Sc 0; exec env --block-signal=USR2 --ignore-signal=QUIT -- \"$0\" \"$@\"",
+            "umask 027; ulimit -Sn 777; ulimit -Sc 0; exec nice -n 5 env --block-signal=USR2 --ignore-signal=QUIT -- \"$0\" \"$@\"",
         ])
         .arg("two words")
         .arg("")
@@ -72,6 +84,8 @@ fn fifth_generation_is_surrounded_as_the_first() {
     let first = surroundings(&service, service.owner());
     assert_eq!(signals(&first.blocked), bit(Signal::SIGUSR2), "nothing of flip's is blocked");
     assert!(signals(&first.ignored) & bit(Signal::SIGQUIT) != 0);
+    assert_eq!(first.nice.len(), 1, "{:?}", first.nice);
+    assert!(!first.nice.contains("0"));
     assert!(!first.seen_environment.contains("FLIP_CHANNEL"));
     for _ in 0..4 {
         let old = service.upgrade().unwrap();
@@ -88,6 +102,8 @@ fn fifth_generation_is_surrounded_as_the_first() {
     assert_eq!(fifth.directory, first.directory);
     assert_eq!(fifth.umask, first.umask);
     assert_eq!(fifth.limits, first.limits);
+    assert_eq!(fifth.nice, first.nice);
+    assert_eq!(fifth.cgroup, first.cgroup);
     assert_eq!(signals(&fifth.blocked), signals(&first.blocked));
     assert_eq!(signals(&fifth.ignored), signals(&first.ignored));
     assert_eq!(signals(&fifth.caught), signals(&first.caught));

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flip_tests::PATIENCE;
 use flip_tests::http::{Client, Load};
 use flip_tests::places::who;
 use flip_tests::systemd::{Release, Systemd, Unit};
+use flip_tests::{Gate, PATIENCE};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
 const SUPERVISED: &str = env!("CARGO_BIN_EXE_supervised");
@@ -144,6 +144,166 @@ fn stop_restart_and_kill_are_what_they_were(release: Release) {
     assert!(Client::connect(unit.address()).is_err(), "nobody is left");
 }
 
+/// Where in an upgrade a service is caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The new process runs, and is not ready.
+    Starting,
+    /// The old one is frozen, and writes its state.
+    Sending,
+    /// The new one reads it.
+    Restoring,
+    /// The new one serves, and the old one drains.
+    Draining,
+}
+
+/// A service that an upgrade of does not go on.
+struct Caught {
+    unit: Unit,
+    /// What holds it up; in the last phase, who.
+    _gate: Option<Gate>,
+    held: Option<Client>,
+}
+
+fn caught(release: Release, phase: Phase, lines: &[&str]) -> Option<Caught> {
+    let patient = ["Restart=on-failure", "RestartSec=0", "Environment=FLIP_FREEZE_TIMEOUT=60s"];
+    let unit = unit(release, "", &[&patient, lines].concat())?;
+    assert_eq!(unit.processes(), [unit.main_pid()]);
+    let name = match phase {
+        Phase::Starting => "start",
+        Phase::Sending => "save",
+        Phase::Restoring => "restore",
+        Phase::Draining => {
+            let mut held = unit.client();
+            held.ask("/hold").expect("it is open");
+            unit.reload(RELOAD);
+            until_serves(&unit, 2);
+            assert_eq!(unit.processes().len(), 2);
+            return Some(Caught { unit, _gate: None, held: Some(held) });
+        }
+    };
+    let gate = unit.gate(name);
+    unit.does(&["reload", "--no-block"]);
+    unit.until_log(&format!("is at the gate {name}"));
+    // Whoever is started next does not wait there.
+    gate.forget();
+    assert_eq!(unit.processes().len(), 2, "{phase:?}");
+    Some(Caught { unit, _gate: Some(gate), held: None })
+}
+
+impl Caught {
+    /// Has it stop, or restart; whoever is still being served leaves once that is known.
+    fn does(&mut self, verb: &str) {
+        let held = self.held.take();
+        std::thread::scope(|scope| {
+            let done = scope.spawn(|| self.unit.does(&[verb]));
+            if let Some(held) = held {
+                self.unit.until("ActiveState", |state| state == "deactivating");
+                drop(held);
+            }
+            done.join().expect("it does");
+        });
+    }
+
+    /// A process that was just started serves, and there is no other.
+    fn is_one_and_new(&self, before: &[i32], restarts: &str) {
+        self.unit.until("NRestarts", |count| count == restarts);
+        until_serves(&self.unit, 1);
+        let pid = self.unit.main_pid();
+        assert!(!before.contains(&pid));
+        assert_eq!(self.unit.processes(), [pid]);
+        for _ in 0..10 {
+            let [answers, ..] = visit(&self.unit);
+            assert_eq!(answers, pid.to_string());
+        }
+    }
+}
+
+/// No process of the unit lives; where systemd does not wait for all of them, a moment later.
+fn until_nobody_is_left(unit: &Unit, later: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !unit.processes().is_empty() {
+        assert!(later && Instant::now() < deadline, "somebody is left: {:?}", unit.processes());
+    }
+}
+
+const PHASES: [Phase; 4] = [Phase::Starting, Phase::Sending, Phase::Restoring, Phase::Draining];
+
+fn stop_in_each_phase_of_a_reload_ends_all(release: Release) {
+    // In one systemd ends what is left; in the other it ends the main process alone, and flip the rest.
+    for mode in ["KillMode=mixed", "KillMode=process"] {
+        for phase in PHASES {
+            let Some(mut caught) = caught(release, phase, &[mode]) else { return };
+            let address = caught.unit.address();
+            caught.does("stop");
+            caught.unit.shows("ActiveState", "inactive");
+            caught.unit.shows("Result", "success");
+            caught.unit.shows("NRestarts", "0");
+            until_nobody_is_left(&caught.unit, mode == "KillMode=process");
+            assert!(Client::connect(address).is_err(), "{phase:?}, {mode}: somebody serves");
+        }
+    }
+}
+
+fn restart_in_each_phase_of_a_reload_leaves_the_new_one_alone(release: Release) {
+    for phase in PHASES {
+        let Some(mut caught) = caught(release, phase, &[]) else { return };
+        let (address, before) = (caught.unit.address(), caught.unit.processes());
+        caught.does("restart");
+        caught.is_one_and_new(&before, "0");
+        is_well(&caught.unit, 1);
+        assert!(Client::connect(address).is_err(), "{phase:?}: somebody serves beside it");
+    }
+}
+
+fn kill_in_each_phase_of_a_reload_has_one_successor(release: Release) {
+    for phase in PHASES {
+        // All processes, and the one that systemd takes for the service: then it kills the others, or asks them to end.
+        for (mode, whom) in [("mixed", "all"), ("mixed", "main"), ("control-group", "main")] {
+            let Some(mut caught) = caught(release, phase, &[&format!("KillMode={mode}")]) else { return };
+            let (address, before) = (caught.unit.address(), caught.unit.processes());
+            caught.unit.does(&["kill", "-s", "KILL", &format!("--kill-whom={whom}")]);
+            drop(caught.held.take());
+            caught.is_one_and_new(&before, "1");
+            let journal = caught.unit.journal();
+            assert!(!journal.contains("timed out"), "{phase:?}, {mode}: it waits for nobody: {journal}");
+            assert!(Client::connect(address).is_err(), "{phase:?}: somebody serves beside it");
+            // It is as good as any.
+            caught.unit.reload(RELOAD);
+            until_serves(&caught.unit, 2);
+        }
+    }
+}
+
+fn stop_by_each_kill_mode_waits_for_those_that_drain(release: Release) {
+    // Where systemd is not to tell anybody, the unit has to.
+    let none = "KillMode=none\nExecStop=/bin/kill -TERM $MAINPID";
+    for mode in ["KillMode=control-group", "KillMode=mixed", "KillMode=process", none] {
+        for leaves in [true, false] {
+            let time = if leaves { "60s" } else { "1s" };
+            let lines = [mode, &format!("Environment=FLIP_DRAIN_TIMEOUT={time}")];
+            let Some(mut caught) = caught(release, Phase::Draining, &lines) else { return };
+            let address = caught.unit.address();
+            // One that stays is cut, which takes the time that the service gives it.
+            let stays = caught.held.take_if(|_| !leaves);
+            if mode == none {
+                // systemd waits for nobody, and the service ends all the same.
+                caught.unit.does(&["stop"]);
+                drop(caught.held.take());
+            } else {
+                caught.does("stop");
+            }
+            caught.unit.until("ActiveState", |state| state == "inactive");
+            caught.unit.shows("Result", "success");
+            until_nobody_is_left(&caught.unit, mode == none);
+            assert!(Client::connect(address).is_err(), "{mode}: nobody is left");
+            let cut = caught.unit.log().matches("cut").count();
+            assert_eq!(cut == 0, leaves, "{mode}: {}", caught.unit.log());
+            drop(stays);
+        }
+    }
+}
+
 fn reexecuted_manager_and_three_reloads_at_once(release: Release) {
     let Some(unit) = unit(release, "-reexec", &[]) else { return };
     let systemd = Systemd::get(release, "-reexec", env!("CARGO_TARGET_TMPDIR")).expect("it is up");
@@ -215,14 +375,14 @@ fn watchdog_is_content_through_long_freezes_and_ends_a_hang(release: Release) {
     let lines = &["WatchdogSec=1s", "Environment=FLIP_FREEZE_TIMEOUT=20s", "TimeoutStartSec=1500ms"];
     let Some(unit) = unit(release, "", lines) else { return };
     unit.write("freeze", "2000");
-    let count = often(1, 5);
-    for generation in 2..2 + count {
+    for generation in 2..2 + often(1, 20) {
         let began = Instant::now();
         unit.reload(RELOAD);
         until_serves(&unit, generation);
         assert!(began.elapsed() >= Duration::from_secs(2), "it froze for as long");
         is_well(&unit, generation);
     }
+    assert!(!unit.journal().to_lowercase().contains("watchdog"), "{}", unit.journal());
     let mut client = unit.client();
     client.ask("/hang").expect("it is open");
     unit.until("Result", |result| result == "watchdog");
@@ -267,6 +427,97 @@ fn privileges_of_the_unit_go_to_each_generation(release: Release) {
         until_serves(&unit, generation);
         is_well(&unit, generation);
         assert_eq!(surrounded(&unit), first);
+    }
+}
+
+fn systemd_run_with_a_sandbox_is_a_service_like_any_other(release: Release) {
+    let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
+    // Without SystemCallErrorNumber= a call that is not among them ends the process.
+    let sandbox = [
+        "User=nobody",
+        "NoNewPrivileges=yes",
+        "SystemCallFilter=@system-service",
+        "ProtectSystem=strict",
+        "KillMode=mixed",
+    ];
+    let unit = Unit::run(systemd, SUPERVISED, &sandbox);
+    until_serves(&unit, 1);
+    let nobody = |unit: &Unit| {
+        let status = unit.proc(unit.main_pid(), "status");
+        let has = |line: &str| assert!(status.lines().any(|one| one == line), "{line} in {status}");
+        has("Uid:\t65534\t65534\t65534\t65534");
+        has("NoNewPrivs:\t1");
+        has("Seccomp:\t2");
+    };
+    nobody(&unit);
+    for generation in 2..4 {
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        is_well(&unit, generation);
+        nobody(&unit);
+    }
+    unit.write("start", "error");
+    // Whoever reloads is told by the status.
+    unit.does(&["reload"]);
+    unit.until("StatusText", |status| status.contains("fails on purpose"));
+    unit.until("ActiveState", |state| state == "active");
+    is_well(&unit, 3);
+    unit.write("start", "");
+    unit.reload(RELOAD);
+    until_serves(&unit, 4);
+    assert!(!unit.log().contains("an upgrade will fail"), "{}", unit.log());
+    let address = unit.address();
+    unit.does(&["stop"]);
+    assert!(unit.processes().is_empty());
+    assert!(Client::connect(address).is_err(), "nobody is left");
+    assert!(!unit.journal().contains("SYS"), "{}", unit.journal());
+}
+
+/// What a process has of whoever started it, as the kernel says it.
+fn surroundings(unit: &Unit) -> Vec<String> {
+    let pid = unit.main_pid();
+    let status = unit.proc(pid, "status");
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel has it").trim();
+    let mut all = ["Umask:", "Cpus_allowed:"].map(|name| format!("{name} {}", field(name))).to_vec();
+    // Without the two that the C library keeps for itself.
+    let signals = |name| u64::from_str_radix(field(name), 16).expect("a set") & !(0b11 << 31);
+    all.extend(["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| format!("{name} {:x}", signals(name))));
+    let stat = unit.proc(pid, "stat");
+    // After the name: nice, and the policy of the scheduler, proc_pid_stat(5).
+    let fields: Vec<_> = stat.rsplit_once(") ").expect("it has a name").1.split(' ').collect();
+    all.push(format!("nice {}, policy {}", fields[16], fields[38]));
+    all.extend(["limits", "cgroup", "coredump_filter", "timerslack_ns"].map(|file| unit.proc(pid, file)));
+    all
+}
+
+fn fourth_generation_is_surrounded_as_the_first(release: Release) {
+    let lines = [
+        "Nice=7",
+        "CPUSchedulingPolicy=batch",
+        "UMask=0027",
+        "LimitNOFILE=777:888",
+        "LimitCORE=0",
+        "IgnoreSIGPIPE=no",
+        "TimerSlackNSec=70000",
+        "CoredumpFilter=0x13",
+        "OOMScoreAdjust=123",
+    ];
+    let Some(unit) = unit(release, "", &lines) else { return };
+    let first = surroundings(&unit);
+    for wanted in ["Umask: 0027", "nice 7, policy 3"] {
+        assert!(first.iter().any(|one| one == wanted), "{wanted} in {first:?}");
+    }
+    assert!(first.iter().any(|one| one.contains(&format!("/system.slice/{}", unit.name()))), "{first:?}");
+    for generation in 2..5 {
+        unit.reload(RELOAD);
+        until_serves(&unit, generation);
+        is_well(&unit, generation);
+    }
+    assert_eq!(surroundings(&unit), first);
+    // Until it serves it is the first to go where memory runs out.
+    let deadline = Instant::now() + PATIENCE;
+    while unit.proc(unit.main_pid(), "oom_score_adj") != "123" {
+        assert!(Instant::now() < deadline, "it stays the first to go");
     }
 }
 
@@ -461,10 +712,16 @@ under!(V252 v252, V254 v254, V257 v257, V262 v262: [
     reloads_under_load,
     failed_upgrade_is_reported_and_the_unit_goes_on,
     stop_restart_and_kill_are_what_they_were,
+    stop_in_each_phase_of_a_reload_ends_all,
+    restart_in_each_phase_of_a_reload_leaves_the_new_one_alone,
+    kill_in_each_phase_of_a_reload_has_one_successor,
+    stop_by_each_kill_mode_waits_for_those_that_drain,
     reexecuted_manager_and_three_reloads_at_once,
     death_of_the_new_process_is_noticed_while_the_old_one_drains,
     watchdog_is_content_through_long_freezes_and_ends_a_hang,
     privileges_of_the_unit_go_to_each_generation,
+    systemd_run_with_a_sandbox_is_a_service_like_any_other,
+    fourth_generation_is_surrounded_as_the_first,
     a_unit_that_cannot_work_is_warned_about,
     socket_unit_is_used_and_left_to_systemd,
     listeners_lie_in_the_store_while_nobody_serves,

@@ -1,5 +1,5 @@
-//! A web service for a supervisor: a count, a freeze that takes as long as the file `freeze` says, and requests that hold a
-//! connection open or block every worker.
+//! A web service for a supervisor: a count, a freeze that takes as long as the file `freeze` says, or as gates want, and requests that
+//! hold a connection open or block every worker.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use flip::{HandedOff, Handle, Handoff, Live};
-use flip_tests::inside::{is_called, start};
+use flip_tests::inside::{Gates, is_called, start};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const WORKERS: usize = 2;
@@ -36,6 +36,7 @@ impl<'de> Deserialize<'de> for Slow {
 struct Visits {
     total: u64,
     slow: Slow,
+    gates: Gates,
 }
 
 /// The process, its parent, its generation and the count; and what its environment says about it.
