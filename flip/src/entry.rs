@@ -1,6 +1,7 @@
 //! What the attribute calls, and what people call who write no attribute. The only place that ends the process.
 
 use std::any::Any;
+use std::ffi::OsString;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -323,8 +324,9 @@ fn begin(config: &Config, paths: Paths) -> Begun {
             (None, SigSet::empty())
         }
     };
+    let launched = env::take_launched(channel.is_some());
     let words = channel.as_ref().and_then(|channel| channel.try_clone().ok());
-    match try_begin(config, paths, channel, passed, &held) {
+    match try_begin(config, paths, channel, passed, launched, &held) {
         Ok(begun) => begun,
         Err(error) => {
             if let Some(words) = words {
@@ -340,10 +342,12 @@ fn try_begin(
     paths: Paths,
     channel: Option<std::os::fd::OwnedFd>,
     passed: Vec<(String, std::os::fd::OwnedFd)>,
+    launched: Vec<(OsString, OsString)>,
     held: &SigSet,
 ) -> Result<Begun, Error> {
     let origin = Origin::capture().map_err(|error| Error::system("find out how this process was started", error))?;
-    let mut settings = Settings::new(config, |name| std::env::var(name).ok())?;
+    let origin = Origin { launched, ..origin };
+    let mut settings = Settings::new(config, |name| origin.variable(name)?.into_string().ok())?;
     settings.executable = settings.executable.or(paths.executable);
     settings.pid_file = settings.pid_file.or(paths.pid_file).map(|path| origin.directory.join(path));
     let ready = settings.ready;

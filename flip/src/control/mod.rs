@@ -235,7 +235,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         .drain_timeout
         .store(u64::try_from(settings.drain_timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     let room_made = before.is_none();
-    let mut systemd = Systemd::new(|name| std::env::var_os(name));
+    let mut systemd = Systemd::new(|name| origin.variable(name));
     if before.is_none() {
         if let Some(systemd) = &mut systemd {
             systemd.starting(settings.ready_timeout);
@@ -1037,7 +1037,7 @@ impl Thread {
         let child = spawn(&Spawn {
             executable: &executable,
             args: &self.origin.args,
-            extra_env: &[],
+            extra_env: &self.origin.launched,
             origin: &self.origin,
             handled,
             channel: theirs.as_fd(),
@@ -1320,7 +1320,7 @@ impl Thread {
                 shared.draining().map(|drain| drain.to_string()).unwrap_or_default(),
             );
             if generation == 1
-                && !env::is_launched()
+                && !self.origin.is_launched()
                 && (std::io::stdin().is_terminal() || std::io::stderr().is_terminal())
             {
                 // The prompt comes back, and the keys that stopped the service no longer reach it.
@@ -1519,7 +1519,7 @@ impl Thread {
         crate::sys::spawn::replace(&Spawn {
             executable: &self.origin.executable,
             args: &self.origin.args,
-            extra_env: &[],
+            extra_env: &self.origin.launched,
             origin: &self.origin,
             handled,
             channel: theirs.as_fd(),

@@ -29,7 +29,8 @@ impl Thread {
 
     /// Nobody comes by a path any more, unless systemd has what is there for the next process.
     pub(super) fn unlink(&self, listeners: &Listeners) {
-        if !self.systemd.as_ref().is_some_and(Systemd::keeps) {
+        // A launcher's store ends with it.
+        if self.origin.is_launched() || !self.systemd.as_ref().is_some_and(Systemd::keeps) {
             listeners.unlink_owned();
         }
     }

@@ -26,13 +26,10 @@ use super::fd;
 /// `:signals`, a bit each from 1, that are blocked only until this process has its handlers. It may have others than the old one.
 pub(crate) const CHANNEL: &str = "FLIP_CHANNEL";
 
-/// The process that started this one and stays, where there is one: its number, in the environment of its children.
+/// The process that started this one and stays, where there is one: its number, in the environment of the service.
 pub(crate) const LAUNCHER: &str = "FLIP_LAUNCHER";
-
-/// Whether this process belongs to a launcher.
-pub(crate) fn is_launched() -> bool {
-    env::var(LAUNCHER).is_ok_and(|pid| pid == getppid().to_string())
-}
+/// What a launcher says to its service, and to nobody else.
+const OF_THE_LAUNCHER: [&str; 3] = [LAUNCHER, "NOTIFY_SOCKET", "FDSTORE"];
 
 /// How the process came into the world, so that each successor can come into the same one.
 #[derive(Clone, Debug)]
@@ -52,6 +49,8 @@ pub(crate) struct Origin {
     pub(crate) terminal: bool,
     /// What was ignored, as nohup(1) does to SIGHUP. SIGPIPE is never in it: Rust ignores it before anybody can look.
     pub(crate) ignored: SigSet,
+    /// What the launcher said, where there is one: not in the environment any more, and in that of each successor.
+    pub(crate) launched: Vec<(OsString, OsString)>,
 }
 
 /// An open descriptor, and what was behind it.
@@ -112,7 +111,19 @@ impl Origin {
             descriptors: descriptors(),
             terminal: has_terminal(),
             ignored: ignored_signals(),
+            launched: Vec::new(),
         })
+    }
+
+    /// Whether this process belongs to a launcher.
+    pub(crate) fn is_launched(&self) -> bool {
+        !self.launched.is_empty()
+    }
+
+    /// A variable of the environment, or of what the launcher said.
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        let said = self.launched.iter().find(|(known, _)| known == name);
+        said.map(|(_, value)| value.clone()).or_else(|| env::var_os(name))
     }
 }
 
@@ -241,6 +252,26 @@ pub(crate) fn take_passed() -> Vec<(String, OwnedFd)> {
         crate::log::say!(warn, "sockets that were passed are not used: {why}");
         Vec::new()
     })
+}
+
+/// Takes what a launcher says to its service, so that no program started from here takes itself for that: one that uses flip, too, would
+/// speak for the service, and leave what it believes to lie in the store. Nothing, where it was said to another process.
+///
+/// To be called once, before any thread exists: afterwards the environment must not be written to.
+pub(crate) fn take_launched(is_successor: bool) -> Vec<(OsString, OsString)> {
+    let number = env::var(LAUNCHER).ok().and_then(|number| number.parse::<libc::pid_t>().ok());
+    // `on` and its like are whoever starts this program's to say, and to all of it.
+    let Some(number) = number else { return Vec::new() };
+    let said = OF_THE_LAUNCHER.iter().filter_map(|name| Some((name.into(), env::var_os(name)?))).collect();
+    for name in OF_THE_LAUNCHER {
+        // SAFETY: no other thread reads the environment, since none exists: the entry calls this first of all.
+        #[expect(clippy::disallowed_methods, reason = "as for the channel")]
+        unsafe {
+            env::remove_var(name);
+        }
+    }
+    // A successor is given it by its predecessor, and becomes the launcher's child a moment after it runs.
+    if is_successor || number == getppid().as_raw() { said } else { Vec::new() }
 }
 
 /// What the variables say about this process, or why it cannot be true.

@@ -32,7 +32,6 @@ use nix::unistd::Pid;
 
 pub(crate) use self::socket::Socket;
 use crate::log::say;
-use crate::sys::env;
 use crate::sys::fd::{self, Pidfd};
 
 /// How often the number of connections in the status is looked at.
@@ -101,9 +100,12 @@ impl Systemd {
         let now = Instant::now();
         let every = watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
         let watchdog = every.map(|every| Watchdog { every, due: now, asked: false });
-        let room = variable("FDSTORE").and_then(|room| room.to_str()?.parse().ok());
+        // What a service starts finds its variables, and is not what has the store, systemd.exec(5).
+        let main = variable("SYSTEMD_EXEC_PID");
+        let is_main = main.as_ref().is_none_or(|main| **main == *std::process::id().to_string());
+        let room = variable("FDSTORE").filter(|_| is_main).and_then(|room| room.to_str()?.parse().ok());
         // Other supervisors that are told something have no store, and this one says with it that it is systemd.
-        let has_store = room.is_some_and(|room| room > 0) || (room.is_none() && variable("SYSTEMD_EXEC_PID").is_some());
+        let has_store = room.is_some_and(|room| room > 0) || (room.is_none() && is_main && main.is_some());
         let store = has_store.then(|| Store { room, names: BTreeSet::new(), due: None, warned: false });
         Some(Systemd { socket, speaks: false, status: String::new(), status_due: now, busy: None, watchdog, store })
     }
@@ -215,9 +217,9 @@ impl Systemd {
         }
     }
 
-    /// Whether what lies in the store outlasts a stop. That of a launcher ends with it.
+    /// Whether there is a store for what is left at a stop.
     pub(crate) fn keeps(&self) -> bool {
-        self.store.as_ref().is_some_and(|store| store.room.is_some()) && !env::is_launched()
+        self.store.as_ref().is_some_and(|store| store.room.is_some())
     }
 
     pub(crate) fn has_store(&self) -> bool {
@@ -540,6 +542,19 @@ mod tests {
             assert_eq!(watchdog(nonsense, None), None, "{nonsense}");
         }
         assert_eq!(extension(Duration::MAX), format!("EXTEND_TIMEOUT_USEC={}", u64::MAX));
+    }
+
+    #[test]
+    fn store_is_that_of_the_process_that_systemd_has_started() {
+        let listens = Listens::new();
+        let this = std::process::id().to_string();
+        let service = |variables: &[(&str, &str)]| listens.service(variables);
+        assert!(service(&[("FDSTORE", "8")]).keeps());
+        assert!(service(&[("FDSTORE", "8"), ("SYSTEMD_EXEC_PID", &this)]).keeps());
+        assert!(service(&[("FDSTORE", "8"), ("SYSTEMD_EXEC_PID", "1")]).store.is_none());
+        assert!(service(&[("SYSTEMD_EXEC_PID", &this)]).store.is_some(), "before 254 nobody says it");
+        assert!(service(&[("SYSTEMD_EXEC_PID", "1")]).store.is_none());
+        assert!(service(&[("FDSTORE", "0"), ("SYSTEMD_EXEC_PID", &this)]).store.is_none());
     }
 
     #[test]
