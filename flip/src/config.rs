@@ -69,8 +69,9 @@ pub enum Ready {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Launcher {
-    /// As pid 1, which is a container's: its end would be the container's end. And where standard input is a terminal: the shell's prompt would
-    /// come back at the first upgrade, and Ctrl-C reach nobody.
+    /// As pid 1, which is a container's: its end would be the container's end. Where standard input is a terminal: the shell's prompt would
+    /// come back at the first upgrade, and Ctrl-C reach nobody. And where the parent is known to wait for the process that it started, as
+    /// runit, s6, supervisord and `docker run --init` do; [`containers`](crate::guide::containers) has their names.
     Auto,
     /// Always, for supervisors that cannot be told of another pid.
     On,

@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use crate::config::Launcher;
 use crate::error::Error;
@@ -52,12 +52,29 @@ const LASTED: Duration = Duration::from_secs(60);
 /// What the store holds.
 const ROOM: usize = 1024;
 
+/// Supervisors, and pid 1s of containers, that wait for the process they have started and know no other. The kernel keeps 15 bytes of a name.
+const WAIT_FOR_THEIR_CHILD: [&str; 11] = [
+    // runit; daemontools and its like; s6; OpenRC's supervise-daemon.
+    "runsv",
+    "supervise",
+    "s6-supervise",
+    "supervise-daemo",
+    "supervisord",
+    // `docker run --init` and `podman run --init` call theirs so.
+    "tini",
+    "tini-static",
+    "docker-init",
+    "catatonit",
+    "podman-init",
+    "dumb-init",
+];
+
 /// Becomes the launcher, where one is wanted, and then ends with the service's status. Returns where this process is the service.
 ///
 /// To be called before any thread exists.
 pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
     let wanted = match std::env::var("FLIP_LAUNCHER").as_deref() {
-        // Of the launcher above, or of one whose service has started this program.
+        // Of the launcher above.
         Ok(pid) if pid.parse::<i32>().is_ok() => return Ok(None),
         Ok("on") => Launcher::On,
         Ok("off") => Launcher::Off,
@@ -70,7 +87,10 @@ pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
         || match wanted {
             Launcher::Off => true,
             Launcher::On => false,
-            Launcher::Auto => this.as_raw() != 1 && !(io::stdin().is_terminal() && env::has_terminal()),
+            Launcher::Auto => {
+                let terminal = || io::stdin().is_terminal() && env::has_terminal();
+                this.as_raw() != 1 && !terminal() && !is_waited_for(getppid())
+            }
         }
     {
         return Ok(None);
@@ -78,6 +98,23 @@ pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
     let failed = |error: io::Error| Error::system("become the launcher", error);
     let mut keeper = Keeper::new().map_err(failed)?;
     keeper.run().map(Some).map_err(failed)
+}
+
+/// Whether whoever started this process waits for it, and has no way to learn of another.
+fn is_waited_for(parent: Pid) -> bool {
+    // Of a parent that is not to be seen nothing is known.
+    let read = |file: &str| std::fs::read(format!("/proc/{parent}/{file}")).unwrap_or_default();
+    waits_for_its_child(&read("comm"), &read("cmdline"))
+}
+
+/// By the name of a process and its arguments, as proc(5) has them.
+fn waits_for_its_child(name: &[u8], arguments: &[u8]) -> bool {
+    let is_known = |name: &[u8]| WAIT_FOR_THEIR_CHILD.iter().any(|known| known.as_bytes() == name);
+    let name = name.trim_ascii_end();
+    // Python that was asked to run a script is called Python.
+    let mut words = arguments.split(|byte| *byte == 0).skip(1).filter(|word| !word.starts_with(b"-"));
+    let script = words.next().and_then(|path| path.rsplit(|byte| matches!(byte, b'/' | b'.')).next());
+    is_known(name) || (name.starts_with(b"python") && script.is_some_and(is_known))
 }
 
 struct Keeper {
@@ -273,4 +310,34 @@ impl Keeper {
 fn is_child(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(pid), flags).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_its_child_is_known_by_its_name() {
+        assert!(waits_for_its_child(b"runsv\n", b"runsv\0counter\0"));
+        assert!(waits_for_its_child(b"supervise-daemo\n", b""));
+        assert!(WAIT_FOR_THEIR_CHILD.iter().all(|name| name.len() <= 15), "the kernel has no longer ones");
+        for arguments in [
+            "/usr/bin/python3\0/usr/bin/supervisord\0-n\0",
+            "python\0-u\0supervisord\0",
+            "python3\0-m\0supervisor.supervisord\0",
+        ] {
+            assert!(waits_for_its_child(b"python3.11\n", arguments.as_bytes()), "{arguments}");
+            assert!(!waits_for_its_child(b"vim\n", arguments.as_bytes()), "{arguments}");
+        }
+        for (name, arguments) in [
+            ("", ""),
+            ("systemd\n", "/sbin/init\0"),
+            ("sh\n", "sh\0runsv\0"),
+            ("runsvdir\n", "runsvdir\0"),
+            ("python3\n", "python3\0"),
+            ("python3\n", "python3\0app.py\0supervisord\0"),
+        ] {
+            assert!(!waits_for_its_child(name.as_bytes(), arguments.as_bytes()), "{name}");
+        }
+    }
 }

@@ -138,8 +138,9 @@ impl Launched {
 
 impl Drop for Launched {
     fn drop(&mut self) {
-        // All of the namespace goes with its pid 1; otherwise those that are left are the launcher's.
-        let left = children(self.launcher);
+        // All of the namespace goes with its pid 1; otherwise those that are left are the launcher's, and it whoever's it is.
+        let mut left = children(self.launcher);
+        left.extend(children(Pid::from_raw(self.child.id() as i32)));
         let _ = self.child.kill();
         let _ = self.child.wait();
         for (pid, _) in left {
@@ -269,4 +270,80 @@ fn launcher_is_small_and_obeys_while_nobody_serves() {
     }
     service.signal(Signal::SIGTERM);
     assert_eq!(service.ended().code(), Some(3));
+}
+
+#[test]
+fn program_that_the_service_starts_is_none_of_the_launcher_s() {
+    let mut service = start(&[], "on", "");
+    let mut pid = service.answers(0);
+    for generation in ["first", "second"] {
+        assert_eq!(service.ask(pid, "env | grep -cE '^(FLIP_|NOTIFY_SOCKET|FDSTORE)'"), "0", "{generation}");
+        // It uses flip as well, and is the launcher's child as soon as the shell has gone.
+        let start = format!(
+            "mkdir {generation} && cd {generation} && echo \"unix unix:$PWD/b.sock\" > places && \
+             {{ {SOCKETS} < /dev/null > log 2>&1 & echo $!; }}"
+        );
+        let beside = Pid::from_raw(service.ask(pid, &start).parse().unwrap());
+        let dir = service.dir.path().join(generation);
+        let said = |what: &str| std::fs::read_to_string(dir.join("log")).is_ok_and(|log| log.contains(what));
+        service.until("it is ready", || said("is ready").then_some(()));
+        assert!(dir.join("b.sock").exists());
+        kill(beside, Signal::SIGTERM).unwrap();
+        service
+            .until("it is reaped", || children(service.launcher).iter().all(|child| child.0 != beside).then_some(()));
+        assert!(!dir.join("b.sock").exists(), "nobody keeps it for a next one");
+        service.signal(Signal::SIGHUP);
+        pid = service.answers(pid);
+    }
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.ended().code(), Some(0));
+}
+
+/// Under a shell of this name, which waits for what it has started, as it was asked to by these arguments.
+fn under(dir: &TempDir, name: &str, arguments: &[&str]) -> Launched {
+    let shell = dir.path().join(name);
+    std::fs::copy("/bin/sh", &shell).unwrap();
+    let mut words = vec![shell.to_str().unwrap()];
+    words.extend(arguments);
+    let mut launched = start(&words, "auto", "");
+    let above = launched.launcher;
+    launched.answers(0);
+    launched.launcher = children(above)[0].0;
+    launched
+}
+
+#[test]
+fn whoever_waits_for_what_it_has_started_waits_for_the_launcher() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("supervisord");
+    std::fs::write(&script, "\"$1\"; exit $?").unwrap();
+    let waits = ["-c", "\"$0\"; exit $?"];
+    let by_name = [
+        "runsv",
+        "supervise",
+        "s6-supervise",
+        "supervise-daemon",
+        "tini",
+        "tini-static",
+        "docker-init",
+        "catatonit",
+        "podman-init",
+        "dumb-init",
+    ];
+    let by_name = by_name.into_iter().map(|name| (name, &waits[..]));
+    for (name, arguments) in by_name.chain([("python3", &[script.to_str().unwrap()][..])]) {
+        let mut service = under(&dir, name, arguments);
+        let first = service.answers(0);
+        assert_ne!(first, service.launcher.as_raw(), "{name} has the service itself");
+        service.signal(Signal::SIGHUP);
+        service.answers(first);
+        assert!(service.child.try_wait().unwrap().is_none(), "{name} has ended");
+        service.signal(Signal::SIGTERM);
+        assert_eq!(service.ended().code(), Some(0), "{name}");
+    }
+    // Nothing is known of any other.
+    let mut service = under(&dir, "runs", &waits);
+    assert_eq!(service.answers(0), service.launcher.as_raw());
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.ended().code(), Some(0));
 }
