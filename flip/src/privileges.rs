@@ -6,10 +6,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
+use crate::sys::env;
+
 /// What an upgrade will fail for, as far as that can be seen now: said at the start, and not on the day of the deployment.
 ///
-/// It is looked at when the service serves for the first time: by then `main` has dropped what it drops, setuid(2).
-pub(crate) fn advice(executable: &Path, directory: &Path) -> Vec<String> {
+/// It is looked at when the service serves for the first time, by the thread that starts new processes: by then `main` has dropped what it
+/// drops, setuid(2). `filters`: how many that thread began with.
+pub(crate) fn advice(executable: &Path, directory: &Path, filters: Option<u32>) -> Vec<String> {
     // As the user that this process acts as; root may do both, except for a file that nobody may execute.
     let may = |path| faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS);
     let user = geteuid();
@@ -37,6 +40,16 @@ pub(crate) fn advice(executable: &Path, directory: &Path) -> Vec<String> {
             errno.desc()
         ));
     }
+    if let (Some(before), Some(now)) = (filters, env::filters())
+        && before < now
+    {
+        // What it forbids is not to be found out: a call that is forbidden may end the process.
+        advice.push(
+            "a filter of system calls (seccomp) was set for flip's threads as well: an upgrade will fail unless it allows what starts \
+             a process (clone, execve, close_range, prlimit64); set it for each thread of your own instead"
+                .to_owned(),
+        );
+    }
     advice
 }
 
@@ -50,13 +63,13 @@ mod tests {
     fn what_cannot_be_executed_or_entered_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("svc");
-        assert!(advice(&program, dir.path())[0].contains("there is no"));
+        assert!(advice(&program, dir.path(), None)[0].contains("there is no"));
         std::fs::write(&program, "").unwrap();
-        let [said] = &advice(&program, dir.path())[..] else { panic!("one line") };
+        let [said] = &advice(&program, dir.path(), None)[..] else { panic!("one line") };
         assert!(said.contains("cannot execute") && said.contains("svc"), "{said}");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(advice(&program, dir.path()), Vec::<String>::new());
-        let said = advice(&program, &dir.path().join("gone"));
+        assert_eq!(advice(&program, dir.path(), None), Vec::<String>::new());
+        let said = advice(&program, &dir.path().join("gone"), None);
         assert!(said[0].contains("cannot enter") && said[0].contains("WorkingDirectory="), "{said:?}");
     }
 }

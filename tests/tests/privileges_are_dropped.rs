@@ -1,5 +1,5 @@
-//! A service that gives up root after it has its listener is upgraded as the user that it has become, or says at its start why it
-//! cannot be.
+//! A service that gives up root, or system calls, after it has its listener is upgraded as what it has become, or says at its start why
+//! it cannot be.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +9,7 @@ use flip_tests::{Exit, Start};
 use nix::unistd::geteuid;
 
 const DROPS: &str = env!("CARGO_BIN_EXE_drops");
+const FILTERED: &str = env!("CARGO_BIN_EXE_filtered");
 
 #[test]
 fn service_that_dropped_root_is_upgraded_once_it_may_see_its_program() {
@@ -41,5 +42,34 @@ fn service_that_dropped_root_is_upgraded_once_it_may_see_its_program() {
         let score = || String::from_utf8(service.owner().proc("oom_score_adj")).unwrap();
         service.until("it is like any other", || score().trim() == "0");
     }
+    service.stop();
+}
+
+#[test]
+fn service_whose_threads_may_not_execute_is_upgraded_by_flip_s() {
+    let mut service = Start::new(FILTERED).start();
+    let line = service.line(" has tcp at ");
+    let address = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+    for total in 1..5 {
+        let answer = ask_line(address, "").unwrap();
+        assert_eq!(answer, format!("{} {total} PermissionDenied", service.owner().pid));
+        assert_eq!(service.owner().status("Seccomp_filters"), "1", "those before have left it none");
+        let old = service.upgrade().unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(service.exit(&old), Exit::Status(0));
+    }
+    let log = service.stop();
+    assert_eq!(log.count("filter of system calls"), 0, "{}", log.text());
+}
+
+#[test]
+fn filter_for_all_threads_is_said_at_the_start() {
+    let start = Start::new(FILTERED);
+    std::fs::write(start.dir().join("all"), "").unwrap();
+    let mut service = start.start();
+    let address = service.line(" has tcp at ").rsplit_once(' ').unwrap().1.parse().unwrap();
+    service.line("a filter of system calls (seccomp) was set for flip's threads as well");
+    let report = service.upgrade().unwrap_err();
+    assert!(report.contains("cannot be executed (a seccomp filter forbids execve(2)"), "{report}");
+    assert_eq!(ask_line(address, "").unwrap(), format!("{} 1 PermissionDenied", service.owner().pid));
     service.stop();
 }

@@ -106,7 +106,7 @@ impl Thread {
 
     pub(super) fn say_what_upgrades_lack(&self) {
         if self.settings.upgrade.is_some() {
-            for advice in privileges::advice(&self.executable(), &self.origin.directory) {
+            for advice in privileges::advice(&self.executable(), &self.origin.directory, self.origin.filters) {
                 say!(warn, "{advice}");
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct Origin {
     pub(crate) terminal: bool,
     /// What was ignored, as nohup(1) does to SIGHUP. SIGPIPE is never in it: Rust ignores it before anybody can look.
     pub(crate) ignored: SigSet,
+    /// How many filters of system calls its threads began with, seccomp(2); not before Linux 5.11.
+    pub(crate) filters: Option<u32>,
     /// What the launcher said, where there is one: not in the environment any more, and in that of each successor.
     pub(crate) launched: Vec<(OsString, OsString)>,
 }
@@ -111,6 +113,7 @@ impl Origin {
             descriptors: descriptors(),
             terminal: has_terminal(),
             ignored: ignored_signals(),
+            filters: filters(),
             launched: Vec::new(),
         })
     }
@@ -228,6 +231,12 @@ fn ignored_signals() -> SigSet {
     }
     // SAFETY: an initialised set.
     unsafe { SigSet::from_sigset_t_unchecked(ignored) }
+}
+
+/// How many filters of system calls are set for this thread, where the kernel says it.
+pub(crate) fn filters() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse().ok())
 }
 
 /// Whether this process has a controlling terminal that is still there, tty(4).

@@ -75,8 +75,17 @@ pub(crate) enum SpawnError {
     Clone(#[source] io::Error),
     #[error("the directory {} cannot be entered", path.display())]
     Directory { path: PathBuf, source: io::Error },
-    #[error("{} cannot be executed", path.display())]
+    #[error("{} cannot be executed{}", path.display(), execute_advice(source))]
     Execute { path: PathBuf, source: io::Error },
+}
+
+fn execute_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::ENOSYS) => {
+            " (a seccomp filter forbids execve(2): it has to allow it, or to be set for threads other than flip's)"
+        }
+        _ => "",
+    }
 }
 
 fn clone_advice(error: &io::Error) -> &'static str {
