@@ -1,9 +1,11 @@
 //! axum's routers, and other services with its type of body.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
@@ -70,7 +72,19 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    let service = ready_made(service);
     serve_with(listener, move |peer| Routes::new(service.clone(), peer), Options::default()).await
+}
+
+/// The same service; of a router, the one in which each handler has become a route already. Otherwise it does that anew for each
+/// request. `axum::serve` does it for each connection.
+fn ready_made<S: 'static>(service: S) -> S {
+    let mut service = Some(service);
+    let any: &mut dyn Any = &mut service;
+    if let Some(router) = any.downcast_mut::<Option<Router>>() {
+        *router = router.take().map(|router| router.with_state(()));
+    }
+    service.expect("a router was put back")
 }
 
 /// A tower service of axum's requests, as a hyper service of flip's.
@@ -91,6 +105,7 @@ impl<S: Service<Request<Body>> + Clone> hyper::service::Service<Request<RequestB
     type Error = S::Error;
     type Future = TowerToHyperServiceFuture<S, Request<Body>>;
 
+    #[inline]
     fn call(&self, request: Request<RequestBody>) -> Self::Future {
         let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
         if let Some(peer) = self.peer {
