@@ -29,6 +29,7 @@ impl Gate {
     }
 
     /// `None` while the gate is closed.
+    #[inline]
     pub(crate) fn enter(&self) -> Option<Pass<'_>> {
         let pass = Pass(self);
         // A pass that came too late leaves at once, like any other.
@@ -66,6 +67,7 @@ impl Gate {
 pub(crate) struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.0.state.fetch_sub(ONE, Ordering::SeqCst) == ONE | CLOSED {
             self.0.left.notify(usize::MAX);
@@ -85,6 +87,7 @@ pub(crate) struct Handlers {
 
 #[cfg_attr(not(feature = "hyper"), allow(dead_code))]
 impl Handlers {
+    #[inline]
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::SeqCst);
         Running(Arc::clone(self))
@@ -115,6 +118,7 @@ impl Handlers {
 pub(crate) struct Running(Arc<Handlers>);
 
 impl Drop for Running {
+    #[inline]
     fn drop(&mut self) {
         if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.awaited.load(Ordering::SeqCst) {
             self.0.done.notify(usize::MAX);

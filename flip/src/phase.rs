@@ -28,6 +28,7 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// Nothing will ever be accepted here again.
+    #[inline]
     pub(crate) fn is_leaving(self) -> bool {
         self >= Phase::HandedOff
     }
@@ -53,6 +54,7 @@ impl Published {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Phase {
         // Sequentially consistent, as is the count of handlers: who begins to work and then still reads `Serving` was
         // counted before whoever sets `Frozen` looks at the count. It costs nothing on x86 and little elsewhere.

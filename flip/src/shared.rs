@@ -210,12 +210,14 @@ impl Shared {
 
     /// Whether this process has handed over to one that serves: what begins, begins there.
     #[cfg(feature = "hyper")]
+    #[inline]
     pub(crate) fn is_served_elsewhere(&self) -> bool {
         self.phase.get() == Phase::HandedOff && !self.passing_ends.load(Ordering::SeqCst)
     }
 
     /// The way to the new process for connections at rest, where this one has handed over.
     #[cfg(feature = "hyper")]
+    #[inline]
     pub(crate) fn passing(&self) -> Option<&Passer> {
         self.passer.get().filter(|_| self.is_served_elsewhere())
     }
@@ -267,6 +269,7 @@ impl Shared {
 
     /// Whether connections end here: this process leaves, and no other takes them. `lasting`: those of a listener that lasts.
     #[cfg(feature = "hyper")]
+    #[inline]
     pub(crate) fn sends_away(&self, lasting: bool, passes: bool) -> bool {
         let phase = self.phase.get();
         let lasts = lasting && phase == Phase::Stopping && self.lasting.is_open();

@@ -297,6 +297,7 @@ impl Watch {
     }
 
     /// The phase now; what it changes to later wakes this task.
+    #[inline]
     pub(crate) fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
         if !self.task.will_wake(cx.waker()) {
             self.task.clone_from(cx.waker());
@@ -319,6 +320,7 @@ impl Watch {
 
     /// Whether this connection is to end: of all that this process sends away it is its turn. What becomes true wakes this
     /// task.
+    #[inline]
     pub(super) fn is_asked(&mut self, shared: &Shared, passes: bool, cx: &mut Context<'_>) -> bool {
         if !shared.sends_away(self.lasting, passes) {
             return false;

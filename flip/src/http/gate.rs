@@ -89,21 +89,25 @@ impl State {
     }
 
     /// Whether the new process takes it as soon as it rests.
+    #[inline]
     pub(super) fn is_passing(&self) -> bool {
         self.passes && self.shared.passing().is_some()
     }
 
     /// Whether requests have to wait now.
+    #[inline]
     pub(super) fn is_held(&self) -> bool {
         get(&self.still)
     }
 
     /// Says so for one poll of the connection.
+    #[inline]
     pub(super) fn set_held(&self, held: bool) {
         set(&self.still, held);
     }
 
     /// Whether an answer is to announce the end of this connection.
+    #[inline]
     pub(super) fn announces_close(&self) -> bool {
         // What is everybody's turn may have begun since the driver looked.
         self.is_asked()
@@ -111,16 +115,19 @@ impl State {
     }
 
     /// Whether this connection is to end, and no other process takes it.
+    #[inline]
     pub(super) fn is_asked(&self) -> bool {
         get(&self.asked)
     }
 
     /// Says so for one poll of the connection.
+    #[inline]
     pub(super) fn set_asked(&self, asked: bool) {
         set(&self.asked, asked);
     }
 
     /// hyper has parsed a request. Gives the number by which its body is spoken of.
+    #[inline]
     pub(super) fn begin(&self, has_body: bool) -> u64 {
         set(&self.answering, true);
         set(&self.owed, true);
@@ -131,11 +138,13 @@ impl State {
     }
 
     /// hyper has an answer's head.
+    #[inline]
     pub(super) fn answer(&self, closing: bool) {
         set(&self.closing, closing);
     }
 
     /// hyper has the whole answer, though not yet flushed.
+    #[inline]
     pub(super) fn end(&self) {
         set(&self.answering, false);
         set(&self.kept, true);
@@ -161,15 +170,18 @@ impl State {
         let _ = self.body.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
     }
 
+    #[inline]
     fn body(&self) -> u64 {
         self.body.load(Ordering::Acquire) % NEXT
     }
 
+    #[inline]
     pub(super) fn is_body_open(&self) -> bool {
         self.body() == OPEN
     }
 
     /// The request about which nothing is left to say but what hyper does about the body that nobody read.
+    #[inline]
     pub(super) fn unsettled(&self) -> Option<u64> {
         let body = self.body.load(Ordering::Acquire);
         (body % NEXT == DROPPED && !get(&self.answering)).then_some(body / NEXT)
@@ -182,12 +194,14 @@ impl State {
         }
     }
 
+    #[inline]
     pub(super) fn is_kept(&self) -> bool {
         get(&self.kept)
     }
 
     /// hyper may hold some of the next request. It is exact whenever a handler runs without a body: hyper then watches
     /// for the end of the connection, but only while its buffer is empty.
+    #[inline]
     pub(super) fn has_unread(&self) -> bool {
         get(&self.unread)
     }
@@ -204,11 +218,13 @@ impl State {
         self.body() != READ
     }
 
+    #[inline]
     fn is_between(&self) -> bool {
         !get(&self.answering) && !get(&self.closing) && self.body() == READ
     }
 
     /// hyper holds nothing but bytes that it has not parsed.
+    #[inline]
     pub(super) fn at_rest(&self) -> bool {
         self.is_between() && (get(&self.flushed) || get(&self.held)) && !get(&self.shut)
     }
@@ -233,6 +249,7 @@ impl Bell {
     }
 
     /// Whether it has rung since the last time.
+    #[inline]
     pub(super) fn has_rung(&self) -> bool {
         // Nearly always it has not, and then nothing is written.
         self.rung.load(Ordering::Acquire) && self.rung.swap(false, Ordering::AcqRel)
@@ -257,10 +274,12 @@ impl Wake for Bell {
     }
 }
 
+#[inline]
 fn get(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed)
 }
 
+#[inline]
 fn set(flag: &AtomicBool, to: bool) {
     flag.store(to, Ordering::Relaxed);
 }

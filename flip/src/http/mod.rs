@@ -17,6 +17,8 @@
 //!
 //! TLS (feature `rustls`) lies between the gate and the socket, and ties a connection to this process from its first byte on
 //! (`tls.rs`). axum's routers are services like any other, with another type of body (`web.rs`).
+//!
+//! What every request passes through is marked `inline`: its callers are generic, and so compiled with the program.
 
 mod connection;
 mod gate;

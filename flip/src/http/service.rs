@@ -66,18 +66,22 @@ where
     type Error = S::Error;
     type Future = Handling<S::Future>;
 
+    #[inline]
     fn call(&self, request: Request<Incoming>) -> Handling<S::Future> {
-        if request.body().is_end_stream() {
-            self.state.begin(false);
-            return self.handle(request.map(|_| RequestBody::default()));
-        }
-        let number = self.state.begin(true);
-        let end = UploadEnd { state: Arc::clone(&self.state), number, reached: false };
-        self.handle(request.map(|body| RequestBody { incoming: Some(body), end: Some(end) }))
+        self.handle(request.map(|body| {
+            if body.is_end_stream() {
+                self.state.begin(false);
+                return RequestBody::default();
+            }
+            let number = self.state.begin(true);
+            let end = UploadEnd { state: Arc::clone(&self.state), number, reached: false };
+            RequestBody { incoming: Some(body), end: Some(end) }
+        }))
     }
 }
 
 impl<S: Service<Request<RequestBody>>> Tracked<S> {
+    #[inline]
     pub(super) fn handle(&self, request: Request<RequestBody>) -> Handling<S::Future> {
         let wish = Wish::of(&request);
         let end = End(Arc::clone(&self.state));
@@ -96,6 +100,7 @@ struct Wish {
 }
 
 impl Wish {
+    #[inline]
     fn of<B>(request: &Request<B>) -> Wish {
         let close = match request.version() {
             Version::HTTP_10 => !names(request.headers(), "keep-alive"),
@@ -120,8 +125,13 @@ impl Wish {
 
 /// Whether `Connection` names the option. It looks at each header in turn: there are few of them, and to compare a name that the
 /// standard has takes less than to hash one.
+#[inline]
 fn names(headers: &HeaderMap, option: &str) -> bool {
-    headers.iter().filter(|(name, _)| *name == CONNECTION).any(|(_, value)| {
+    headers.keys().any(|name| *name == CONNECTION) && is_listed(headers, option)
+}
+
+fn is_listed(headers: &HeaderMap, option: &str) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
         value
             .as_bytes()
             .split(|&byte| byte == b',')
@@ -176,6 +186,7 @@ pin_project! {
 struct End(Arc<State>);
 
 impl Drop for End {
+    #[inline]
     fn drop(&mut self) {
         self.0.end();
     }
