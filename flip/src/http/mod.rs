@@ -316,12 +316,13 @@ where
     let name: Arc<str> = listener.label().into();
     let serve = |resting: Resting<L::Io>, peer: Option<SocketAddr>| {
         let (service, name, shared) = (service(peer), Arc::clone(&name), Arc::clone(&shared));
+        // Boxed: the runtime copies a future some ten times until it has begun and ended, and these have thousands of bytes.
         #[cfg(feature = "rustls")]
         if let Some(handshake) = listener.tls() {
-            tokio::spawn(tls::drive(resting, handshake.clone(), service, name, shared, options));
+            tokio::spawn(Box::pin(tls::drive(resting, handshake.clone(), service, name, shared, options)));
             return;
         }
-        tokio::spawn(connection::drive(resting, service, name, shared, options));
+        tokio::spawn(Box::pin(connection::drive(resting, service, name, shared, options)));
     };
     let resume = |passed: Passed| match listener.adopt(passed.socket) {
         Ok(sealed::Accepted { io, guard, peer }) => {
