@@ -42,6 +42,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -334,9 +335,14 @@ where
         Err(error) => tracing::debug!(%error, listener = &*name, "a connection that was passed is gone"),
     };
     shared.arrivals.serve(&name);
+    // Waited for anew only after one has come: most turns of this loop accept.
+    let mut arrival = pin!(shared.arrivals.next(&name));
     loop {
         tokio::select! {
-            passed = shared.arrivals.next(&name) => resume(passed),
+            passed = &mut arrival => {
+                resume(passed);
+                arrival.set(shared.arrivals.next(&name));
+            }
             accepted = listener.accept() => match accepted {
                 Ok(Some(sealed::Accepted { io, guard, peer })) => serve(Resting::fresh(io, Lease::new(guard, &open)), peer),
                 Ok(None) => break,

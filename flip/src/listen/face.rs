@@ -10,10 +10,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use event_listener::{Event, EventListener};
 use libc::{SOCK_CLOEXEC, SOCK_NONBLOCK};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::address::Address;
 use super::blocking::{recv_message, send_message};
@@ -25,16 +26,18 @@ use super::{Face, Listen};
 use crate::drain::Guard;
 
 /// Whoever waits for a listener hears this, and holds nothing of the listener meanwhile: so it can be closed at any moment.
+/// It is the runtime's, which wakes outside of its lock: who wakes up on another thread takes that lock at once.
 #[derive(Default)]
-pub(super) struct Bell(Event);
+pub(super) struct Bell(Notify);
 
 impl Bell {
-    pub(super) fn listen(&self) -> EventListener {
-        self.0.listen()
+    /// Resolves when it rings from now on, also before this is polled.
+    pub(super) fn listen(&self) -> Notified<'_> {
+        self.0.notified()
     }
 
     pub(super) fn ring(&self) {
-        self.0.notify(usize::MAX);
+        self.0.notify_waiters();
     }
 
     /// Whether `io` is readable; if not, the bell rings when it is.
