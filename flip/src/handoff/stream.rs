@@ -23,7 +23,7 @@ use crate::{
     relay::Post,
     sys::{
         spare::{Spare, append},
-        text::Text,
+        text::{self, Text},
     },
 };
 
@@ -282,6 +282,7 @@ impl<'a> Saver<'a> {
         self.sink.as_ref().and_then(|sink| sink.hold())
     }
 
+    #[inline]
     pub(super) fn text(&mut self, text: &str) -> Result<(), SaveError> {
         self.length(text.len())?;
         self.bytes(text.as_bytes())
@@ -614,10 +615,28 @@ impl<'a> Restorer<'a> {
         Ok(items)
     }
 
+    #[inline]
     pub(super) fn text(&mut self) -> Result<String, RestoreError> {
         let length = self.length()?;
-        // As a rule it lies there whole, and is looked at before it is copied.
-        if let Some(bytes) = self.rest().get(..length) {
+        // As a rule it lies there whole, and is looked at before it is copied. What is long is copied first, in pieces that
+        // are looked at while they are in the processor's cache.
+        let ascii = if length < BULK { text::ascii(self.rest(), length) } else { None };
+        let text = match ascii {
+            Some(text) => {
+                self.position += length;
+                text
+            }
+            // Not with its `Result`: that would take the text through memory in the other case, too.
+            None => self.other_text(length)?,
+        };
+        Ok(text)
+    }
+
+    #[inline(never)]
+    fn other_text(&mut self, length: usize) -> Result<String, RestoreError> {
+        if length < BULK
+            && let Some(bytes) = self.rest().get(..length)
+        {
             let text = str::from_utf8(bytes)?.to_owned();
             self.position += length;
             return Ok(text);

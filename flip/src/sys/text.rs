@@ -4,6 +4,27 @@ use std::str::Utf8Error;
 
 use super::spare::{Spare, append};
 
+/// The first `length` bytes as text, if there are so many, and sixteen, and those are ASCII. What else is text is not known here.
+///
+/// A look at single bytes, as std has one for what is short or left over, would cost more than the text's memory does.
+#[inline(always)]
+pub(crate) fn ascii(bytes: &[u8], length: usize) -> Option<String> {
+    let text = bytes.get(..length)?;
+    let seen = match text.last_chunk() {
+        // Those at the end twice, where the length is not that of whole chunks.
+        Some(&last) => {
+            text.as_chunks().0.iter().fold(u128::from_le_bytes(last), |seen, &chunk| seen | u128::from_le_bytes(chunk))
+        }
+        // What comes after it is shifted out.
+        None => u128::from_le_bytes(*bytes.first_chunk()?).unbounded_shl(128 - 8 * length as u32),
+    };
+    if seen & u128::from_le_bytes([0x80; 16]) != 0 {
+        return None;
+    }
+    // SAFETY: each of its bytes is among those seen, and none of those is beyond ASCII.
+    Some(unsafe { String::from_utf8_unchecked(text.to_vec()) })
+}
+
 /// Bytes that are text as far as they were looked at: to the end, or to within its last character.
 pub(crate) struct Text {
     /// Longer than what came, where there was memory for more.
@@ -89,6 +110,20 @@ mod tests {
             })?;
         }
         text.finish()
+    }
+
+    #[test]
+    fn ascii_is_as_long_as_it_says() {
+        for length in 0..70 {
+            let mut bytes = [vec![b'a'; length], vec![0xff; 20]].concat();
+            assert_eq!(ascii(&bytes, length), Some("a".repeat(length)));
+            for at in 0..length {
+                bytes[at] = 0x80;
+                assert_eq!(ascii(&bytes, length), None);
+                bytes[at] = b'a';
+            }
+        }
+        assert_eq!((ascii(b"abc", 2), ascii(&[b'a'; 20], 21)), (None, None));
     }
 
     #[test]
