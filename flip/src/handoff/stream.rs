@@ -504,15 +504,20 @@ impl<'a> Restorer<'a> {
     /// How many more items there must be room for where there is none for `more`.
     #[inline]
     fn growth<T>(&self, there: usize, capacity: usize, length: usize, more: usize) -> usize {
+        if capacity - there >= more {
+            return 0;
+        }
         let room = self.capacity::<T>(length);
-        if capacity - there < more && (room == length || room / 2 > there) { room.saturating_sub(there) } else { 0 }
+        if room == length || room / 2 > there { room.saturating_sub(there) } else { 0 }
     }
 
-    /// How many of the next items to read at once. First what is there, so that the rest can be received where it will lie.
+    /// How many of the next items to read at once. First what is there, so that the rest can be received where it will lie;
+    /// and as a rule no more than there is `spare` room for: the later it grows, the fewer growths there are.
     #[inline]
-    fn step<T>(&self, left: usize) -> usize {
-        let (there, most) = (self.rest().len() / size_of::<T>(), CHUNK / size_of::<T>());
-        if there > 0 { there.min(most).min(left) } else { most.min(left) }
+    fn step<T>(&self, left: usize, spare: usize) -> usize {
+        let (there, most) = (self.rest().len() / size_of::<T>(), (CHUNK / size_of::<T>()).min(left));
+        let most = if spare * size_of::<T>() >= DIRECT { most.min(spare) } else { most };
+        if there > 0 { there.min(most) } else { most }
     }
 
     /// Counts an element that took no bytes since `before`; a length alone could claim any number of them. Where only
@@ -608,7 +613,7 @@ impl<'a> Restorer<'a> {
         let mut items = Vec::with_capacity(self.capacity::<T>(length));
         while items.len() < length {
             // In steps: room that is made at once has left the processor's cache before it is filled.
-            let step = self.step::<T>(length - items.len());
+            let step = self.step::<T>(length - items.len(), items.capacity() - items.len());
             self.grow(&mut items, length, step);
             append(&mut items, step, |room| self.fill(room))?;
         }
@@ -644,7 +649,7 @@ impl<'a> Restorer<'a> {
         let room = if length >= BULK { self.room(length) } else { None };
         let mut text = Text::within(room.unwrap_or_else(|| Vec::with_capacity(self.capacity::<u8>(length))));
         while text.len() < length {
-            let step = self.step::<u8>(length - text.len());
+            let step = self.step::<u8>(length - text.len(), text.capacity() - text.len());
             text.reserve_exact(self.growth::<u8>(text.len(), text.capacity(), length, step));
             text.more(step, |room| self.fill(room))?;
         }
