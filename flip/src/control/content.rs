@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{FILES, Passing};
-use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Sink, Source, codec};
+use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Room, Sink, Source, codec};
 use crate::live::{Hold, Looked};
 use crate::memory;
 use crate::protocol::{MESSAGE, Typed};
@@ -82,11 +82,14 @@ const SIZES: usize = 64 * 1024;
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Sizes {
     bulks: Vec<u64>,
+    /// The same of numbers, each with how many bytes they are aligned to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    numbers: Vec<(u64, u8)>,
 }
 
 /// Only looks for what is large, and not for long.
 struct Search {
-    bulks: Vec<u64>,
+    sizes: Sizes,
     left: usize,
 }
 
@@ -100,9 +103,12 @@ impl Sink for Search {
         true
     }
 
-    fn found(&mut self, size: usize) {
-        self.bulks.push(size as u64);
-        if self.bulks.len() == SIZES {
+    fn found(&mut self, size: usize, align: usize) {
+        match align {
+            1 => self.sizes.bulks.push(size as u64),
+            _ => self.sizes.numbers.push((size as u64, align as u8)),
+        }
+        if self.sizes.bulks.len() + self.sizes.numbers.len() == SIZES {
             self.left = 0;
         }
     }
@@ -110,14 +116,14 @@ impl Sink for Search {
 
 /// Old's side, while new starts: says what is large in the states.
 pub(crate) fn send_sizes(shared: &Shared, socket: BorrowedFd<'_>) {
-    let mut search = Search { bulks: Vec::new(), left: SEARCHED };
+    let mut search = Search { sizes: Sizes::default(), left: SEARCHED };
     // A panic comes again, and is reported, when the content itself is sent.
     let _ = crate::entry::shielded(|| {
         shared.states.all().iter().for_each(|state| state.search(&mut search));
         Ok(())
     });
     let writer = Writer { socket, shared };
-    let sizes = codec::to_named(&Sizes { bulks: search.bulks }).map_err(io::Error::other);
+    let sizes = codec::to_named(&search.sizes).map_err(io::Error::other);
     // Where it does not arrive the new process is gone, which is seen otherwise.
     let _ = sizes.and_then(|sizes| writer.frame(&sizes, &[])).and_then(|()| writer.end_section());
 }
@@ -252,8 +258,8 @@ struct Reader<'a> {
     left: usize,
     /// The old process closed its end.
     ended: bool,
-    /// Memory for what is large, as long as it is to be, the smallest first.
-    room: Vec<Vec<u8>>,
+    /// Memory for what is large, as long as it is to be, that of each alignment together, the smallest first.
+    room: Vec<Room>,
     /// Old has not said what is large in time.
     sizes_to_come: bool,
 }
@@ -340,19 +346,16 @@ impl Reader<'_> {
         let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
         // All that is believed before it is there, in sum.
         let mut left = (memory::left() / 4 * 3).min(self.shared.state_limit.load(Ordering::Relaxed));
-        for size in sizes.bulks.into_iter().take(SIZES).filter(|size| *size >= BULK as u64) {
+        let bytes = sizes.bulks.into_iter().map(|size| (size, 1));
+        for (size, align) in bytes.chain(sizes.numbers).take(SIZES).filter(|(size, _)| *size >= BULK as u64) {
             // Beyond that, what comes brings its memory with it.
             let Some(rest) = left.checked_sub(size) else { break };
             left = rest;
-            let Ok(size) = usize::try_from(size) else { break };
-            let mut bytes = Vec::new();
-            if bytes.try_reserve_exact(size).is_err() {
-                break;
-            }
-            self.room.push(bytes);
+            let Some(room) = usize::try_from(size).ok().and_then(|size| Room::new(size, align.into())) else { break };
+            self.room.push(room);
         }
         touch(&mut self.room);
-        self.room.sort_by_key(Vec::len);
+        self.room.sort_by_key(|room| (room.align(), room.size()));
         Ok(())
     }
 
@@ -370,11 +373,11 @@ impl Reader<'_> {
 
 /// Writes to all of the memory. The kernel gives it then, which takes longer than the content does on its way: so it is done
 /// before the freeze, by as many threads as there are processors.
-fn touch(room: &mut [Vec<u8>]) {
+fn touch(room: &mut [Room]) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(TOUCHING);
     std::thread::scope(|scope| {
         for some in room.chunks_mut(room.len().div_ceil(threads).max(1)) {
-            let touch = move || some.iter_mut().for_each(|bytes| bytes.resize(bytes.capacity(), 0));
+            let touch = move || some.iter_mut().for_each(Room::touch);
             // Where no thread can be had it is done when the content comes.
             let _ = std::thread::Builder::new().name("flip-touch".into()).spawn_scoped(scope, touch);
         }
@@ -413,15 +416,11 @@ impl Source for Reader<'_> {
         Ok(length)
     }
 
-    fn room(&mut self, size: usize) -> Option<Vec<u8>> {
-        let at = self.room.partition_point(|bytes| bytes.len() < size);
+    fn room(&mut self, size: usize, align: usize) -> Option<Room> {
+        let at = self.room.partition_point(|room| (room.align(), room.size()) < (align, size));
         // Not much more than is needed: it is kept as long as the value.
-        let fits = self.room.get(at).is_some_and(|bytes| bytes.len() - size <= size / 8);
-        fits.then(|| {
-            let mut bytes = self.room.remove(at);
-            bytes.truncate(size);
-            bytes
-        })
+        let fits = self.room.get(at).is_some_and(|room| room.align() == align && room.size() - size <= size / 8);
+        fits.then(|| self.room.remove(at))
     }
 }
 
@@ -543,7 +542,7 @@ pub(crate) fn header(states: &[&str]) -> Vec<u8> {
 /// What comes before it.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn sizes(bulks: &[u64]) -> Vec<u8> {
-    codec::to_named(&Sizes { bulks: bulks.to_vec() }).unwrap_or_default()
+    codec::to_named(&Sizes { bulks: bulks.to_vec(), ..Sizes::default() }).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -555,7 +554,8 @@ mod tests {
 
     #[test]
     fn what_comes_before_the_states_is_read_for_ever() {
-        let bytes = golden("content sizes", &codec::to_named(&Sizes { bulks: vec![1 << 20, 5] }).unwrap());
+        let bytes =
+            golden("content sizes", &codec::to_named(&Sizes { bulks: vec![1 << 20, 5], numbers: vec![] }).unwrap());
         assert_eq!(codec::from_named::<Sizes>(&bytes).unwrap().bulks, [1 << 20, 5]);
         let draining = vec![Earlier { pid: 4711, generation: 2, relays: vec![] }];
         let header = Header { draining, states: vec!["visits".to_owned()], relays: 0, checkpoints: None };
@@ -582,6 +582,10 @@ mod tests {
         Reader { socket, shared, section_ended: false, left: 0, ended: false, room: vec![], sizes_to_come: false }
     }
 
+    fn sizes(reader: &Reader<'_>) -> Vec<usize> {
+        reader.room.iter().map(Room::size).collect()
+    }
+
     fn section(shared: &Shared, socket: BorrowedFd<'_>, bytes: &[u8]) {
         let writer = Writer { socket, shared };
         bytes.chunks(FRAME).try_for_each(|bytes| writer.frame(bytes, &[])).unwrap();
@@ -592,20 +596,23 @@ mod tests {
     fn what_is_announced_is_believed_within_the_limit() {
         let shared = Shared::new(false).unwrap();
         shared.state_limit.store(5 << 20, Ordering::Relaxed);
-        for (bulks, made) in [
-            (vec![2 << 20, 3 << 20], vec![2 << 20, 3 << 20]),
+        for (bulks, numbers, made) in [
+            (vec![2 << 20, 3 << 20], vec![], vec![2 << 20, 3 << 20]),
             // All of them together.
-            (vec![2 << 20; 8], vec![2 << 20; 2]),
-            (vec![6 << 20, 1 << 20], vec![]),
+            (vec![2 << 20; 8], vec![(2 << 20, 8)], vec![2 << 20; 2]),
+            (vec![2 << 20], vec![(3 << 20, 4), (1 << 20, 8)], vec![2 << 20, 3 << 20]),
+            (vec![6 << 20, 1 << 20], vec![], vec![]),
             // Small ones are none of those that are worth it.
-            (vec![1; 1000], vec![]),
-            (vec![u64::MAX], vec![]),
+            (vec![1; 1000], vec![(1, 8); 1000], vec![]),
+            (vec![u64::MAX], vec![], vec![]),
+            // Nothing is aligned like that.
+            (vec![], vec![(2 << 20, 5), (2 << 20, 0)], vec![]),
         ] {
             let (ours, theirs) = fd::stream_pair().unwrap();
-            section(&shared, ours.as_fd(), &codec::to_named(&Sizes { bulks }).unwrap());
+            section(&shared, ours.as_fd(), &codec::to_named(&Sizes { bulks, numbers }).unwrap());
             let mut reader = reader(&shared, theirs);
             reader.make_room().unwrap();
-            assert_eq!(reader.room.iter().map(Vec::len).collect::<Vec<_>>(), made);
+            assert_eq!(sizes(&reader), made);
         }
     }
 
@@ -640,7 +647,7 @@ mod tests {
             });
             let mut reader = reader(&there, theirs);
             reader.make_room().unwrap();
-            assert_eq!(reader.room.iter().map(Vec::len).collect::<Vec<_>>(), [2 << 20, 3 << 20]);
+            assert_eq!(sizes(&reader), [2 << 20, 3 << 20, 4 << 20, 8 << 20]);
             reader.section(HEADER).unwrap();
             there.states.find("state").unwrap().restore(&mut reader).unwrap();
             assert!(reader.room.is_empty());
@@ -656,15 +663,20 @@ mod tests {
             bytes: Vec<u8>,
             gone: u8,
             numbers: Vec<u64>,
+            shares: Vec<f32>,
             text: String,
         }
         #[derive(Handoff)]
         struct Two {
             bytes: Vec<u8>,
             numbers: Vec<u64>,
+            shares: Vec<f32>,
             text: String,
         }
-        let one = || One { bytes: vec![7; 3 << 20], gone: 1, numbers: vec![8; 1 << 20], text: "t".repeat(2 << 20) };
+        let one = || {
+            let (numbers, shares) = (vec![8; 1 << 20], vec![0.5; 1 << 20]);
+            One { bytes: vec![7; 3 << 20], gone: 1, numbers, shares, text: "t".repeat(2 << 20) }
+        };
         room_is_used::<One, One>(one());
         room_is_used::<One, Two>(one());
     }

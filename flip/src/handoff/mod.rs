@@ -37,6 +37,7 @@ pub(crate) mod field;
 pub(crate) mod matching;
 mod pack;
 pub(crate) mod probe;
+mod room;
 mod schema;
 mod shape;
 mod stream;
@@ -53,6 +54,7 @@ pub use stream::{Restorer, Saver};
 #[cfg(feature = "fuzzing")]
 pub(crate) use matching::Mismatch;
 pub(crate) use matching::Plan;
+pub(crate) use room::Room;
 pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;

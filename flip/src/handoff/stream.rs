@@ -17,6 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     RestoreError, SaveError,
     codec::{self, NotRead, Scalar},
+    room::Room,
 };
 use crate::{
     live::Hold,
@@ -62,8 +63,8 @@ pub(crate) trait Sink {
         false
     }
 
-    /// Takes note of something from [`BULK`] bytes on.
-    fn found(&mut self, _size: usize) {}
+    /// Takes note of something from [`BULK`] bytes on, and of how it lies in memory.
+    fn found(&mut self, _size: usize, _align: usize) {}
 
     /// Which tells whether this process still owns what it sends.
     fn hold(&self) -> Option<&Arc<Hold>> {
@@ -82,8 +83,8 @@ pub(crate) trait Source {
         Ok(0)
     }
 
-    /// So many bytes of memory that was made ready before the freeze, with whatever lies there.
-    fn room(&mut self, _size: usize) -> Option<Vec<u8>> {
+    /// At least so many bytes of memory that was made ready before the freeze.
+    fn room(&mut self, _size: usize, _align: usize) -> Option<Room> {
         None
     }
 
@@ -225,9 +226,14 @@ impl<'a> Saver<'a> {
 
     #[inline]
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        self.aligned(bytes, 1)
+    }
+
+    #[inline]
+    fn aligned(&mut self, bytes: &[u8], align: usize) -> Result<(), SaveError> {
         if self.sink.is_some() && self.buffer.len() + bytes.len() > CHUNK {
             if bytes.len() >= BULK && self.is_search() {
-                self.found(bytes.len());
+                self.found(bytes.len(), align);
                 return Ok(());
             }
             return self.long(bytes);
@@ -260,21 +266,16 @@ impl<'a> Saver<'a> {
         self.sink.as_ref().is_some_and(|sink| sink.is_search())
     }
 
-    fn found(&mut self, size: usize) {
+    fn found(&mut self, size: usize, align: usize) {
         if let Some(sink) = &mut self.sink {
-            sink.found(size);
+            sink.found(size, align);
         }
     }
 
     /// Fixed-width numbers, which lie in memory as they go.
     #[inline]
     pub(super) fn packed<T: NoUninit>(&mut self, items: &[T]) -> Result<(), SaveError> {
-        let bytes = bytemuck::cast_slice(items);
-        // Memory that was made ready for bytes cannot become that of numbers.
-        if bytes.len() >= BULK && self.is_search() {
-            return Ok(());
-        }
-        self.bytes(bytes)
+        self.aligned(bytemuck::cast_slice(items), align_of::<T>())
     }
 
     /// Which tells whether this process still owns what it sends.
@@ -582,18 +583,18 @@ impl<'a> Restorer<'a> {
 
     #[inline]
     pub(super) fn bytes(&mut self, length: usize) -> Result<Vec<u8>, RestoreError> {
-        match if length >= BULK { self.room(length) } else { None } {
-            Some(mut room) => {
-                self.fill(&mut Spare::over(&mut room))?;
-                Ok(room)
-            }
-            None => self.packed(length),
-        }
+        self.packed(length)
     }
 
-    /// Memory for so many bytes that was made ready before the freeze.
-    pub(super) fn room(&mut self, size: usize) -> Option<Vec<u8>> {
-        self.source.as_mut().and_then(|source| source.room(size))
+    /// So many items in memory that was made ready before the freeze, with whatever lies there.
+    fn room<T: Pod>(&mut self, length: usize) -> Option<Vec<T>> {
+        let size = length.checked_mul(size_of::<T>()).filter(|&size| size >= BULK)?;
+        self.source_room(size, align_of::<T>())?.into_vec(length)
+    }
+
+    /// At least so many bytes of it.
+    pub(super) fn source_room(&mut self, size: usize, align: usize) -> Option<Room> {
+        self.source.as_mut()?.room(size, align)
     }
 
     /// Which tells whether this process owns what it has received.
@@ -610,6 +611,10 @@ impl<'a> Restorer<'a> {
     /// What [`Saver::packed`] wrote.
     #[inline]
     pub(super) fn packed<T: Pod>(&mut self, length: usize) -> Result<Vec<T>, RestoreError> {
+        if let Some(mut items) = self.room(length) {
+            self.fill(&mut Spare::over(bytemuck::cast_slice_mut(&mut items)))?;
+            return Ok(items);
+        }
         let mut items = Vec::with_capacity(self.capacity::<T>(length));
         while items.len() < length {
             // In steps: room that is made at once has left the processor's cache before it is filled.
@@ -646,7 +651,7 @@ impl<'a> Restorer<'a> {
             self.position += length;
             return Ok(text);
         }
-        let room = if length >= BULK { self.room(length) } else { None };
+        let room = self.room(length);
         let mut text = Text::within(room.unwrap_or_else(|| Vec::with_capacity(self.capacity::<u8>(length))));
         while text.len() < length {
             let step = self.step::<u8>(length - text.len(), text.capacity() - text.len());

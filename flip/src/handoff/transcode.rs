@@ -8,6 +8,7 @@ use std::{collections::VecDeque, io, mem, os::fd::OwnedFd, sync::Arc};
 use super::{
     RestoreError, Restorer, Source,
     matching::{Arm, Op, OpId, Plan, Step},
+    room::Room,
     schema::Leaf,
     stream::CHUNK,
 };
@@ -565,8 +566,8 @@ impl Source for Transcoder<'_, '_> {
         Ok(bytes.len() - before)
     }
 
-    fn room(&mut self, size: usize) -> Option<Vec<u8>> {
-        self.input.room(size)
+    fn room(&mut self, size: usize, align: usize) -> Option<Room> {
+        self.input.source_room(size, align)
     }
 
     fn hold(&self) -> Option<&Arc<Hold>> {
