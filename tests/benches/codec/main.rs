@@ -6,13 +6,20 @@
 //! neighbours in a round, because this machine's times drift more than the contenders differ. Nothing is asserted about
 //! times; what is read is compared with what was written. Times are those of the processor, not of the wall.
 //!
-//! Freed memory is kept by the allocator, so that after the first rounds nobody's time is that of fresh pages.
+//! Freed memory is kept by the allocator, so that after the first rounds nobody's time is that of fresh pages. It lies in
+//! large pages where the kernel has some: how small ones are scattered differs from process to process, and takes up to a
+//! fifth of a copy's time, now of one contender's and now of another's.
+//!
+//! What many bytes are measured by is two copies, of what is written to where it waits, and from there to what is read, in
+//! pieces of 256 KiB: nothing can go through a stream in less, or all at once. Copies of all at once are there, too: some
+//! processors have a faster way for those, past their caches.
 
 mod case;
 mod value;
 
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use crate::case::Group;
 
@@ -28,6 +35,7 @@ fn main() -> ExitCode {
         eprintln!("usage: codec [--rounds N] [--quick] [FILTER…]");
         return ExitCode::FAILURE;
     };
+    in_large_pages();
     // SAFETY: takes two numbers, and no other thread is there yet.
     unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
     // SAFETY: as above.
@@ -41,6 +49,18 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Begins again with an allocator that asks for large pages, which only the environment can tell it (glibc from 2.35 on).
+fn in_large_pages() {
+    const TUNABLES: &str = "GLIBC_TUNABLES";
+    let tunables = match std::env::var(TUNABLES) {
+        Ok(tunables) if tunables.contains("hugetlb") => return,
+        Ok(tunables) => format!("{tunables}:glibc.malloc.hugetlb=1"),
+        Err(_) => "glibc.malloc.hugetlb=1".to_owned(),
+    };
+    let error = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(TUNABLES, tunables).exec();
+    eprintln!("pages stay as they are: {error}");
 }
 
 fn options() -> Option<Options> {
