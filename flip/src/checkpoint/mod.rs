@@ -57,6 +57,9 @@ pub(crate) enum Aside {
     Drop,
 }
 
+/// Descriptors that a process was given at its start, under their names.
+type Passed = Vec<(String, OwnedFd)>;
+
 /// A file, under its name in the store.
 #[derive(Clone)]
 struct Named {
@@ -109,7 +112,7 @@ enum Turn {
 
 impl Checkpoints {
     /// Sorts what a cold start was passed: the rest is listeners.
-    pub(crate) fn sort(passed: Vec<(String, OwnedFd)>) -> (Vec<(String, OwnedFd)>, Vec<(String, OwnedFd)>) {
+    pub(crate) fn sort(passed: Passed) -> (Passed, Passed) {
         passed.into_iter().partition(|(name, _)| name.starts_with(STATE) || name.starts_with(ASIDE))
     }
 
@@ -117,7 +120,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// A process that lives owns the states.
-    pub(crate) fn find(&self, passed: Vec<(String, OwnedFd)>, wanted: bool, aside: Aside) -> Result<(), Error> {
+    pub(crate) fn find(&self, passed: Passed, wanted: bool, aside: Aside) -> Result<(), Error> {
         *self.before.lock() = passed.iter().map(|(name, _)| name.clone()).collect();
         let passed = passed.into_iter().map(|(name, fd)| Named { name, file: Arc::new(File::from(fd)) });
         let (mut files, mut asides): (Vec<_>, Vec<_>) = passed.partition(|one| one.name.starts_with(STATE));

@@ -111,11 +111,15 @@ fn measure(kind: &str, state: &Live<Held>, flip: &Handle, rounds: usize) {
         began.elapsed()
     };
     // What the buffer takes is there from the second on.
-    (0..3).for_each(|_| drop(snapshot()));
+    for _ in 0..3 {
+        snapshot();
+    }
     let quiet: Vec<_> = (0..rounds).map(|_| waits(state)).collect();
     flip.ready();
     // Both files grow to their sizes.
-    (0..4).for_each(|_| drop(waits(state)));
+    for _ in 0..4 {
+        waits(state);
+    }
     let (mut snapshots, mut stalls, mut ratios) = (vec![], vec![], vec![]);
     for _ in 0..rounds {
         let (one, other) = (snapshot(), waits(state));
