@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handoff::{CHUNK, Sink, Source, codec};
 use crate::live::State;
+use crate::sys::map::Window;
 
 const MAGIC: &[u8; 16] = b"flip checkpoint\0";
 const VERSION: u32 = 1;
@@ -157,12 +158,25 @@ pub(super) struct Draft {
     time: SystemTime,
 }
 
-impl Draft {
+/// A file that is ready to be written.
+pub(super) struct Blank {
+    file: Arc<File>,
+    /// What it had before, to be written over; what is longer goes behind that. Where it cannot be mapped all of it does.
+    window: Option<Window>,
+}
+
+impl Blank {
+    /// To be called before anybody waits: mapping takes its time.
+    pub(super) fn of(file: &Arc<File>) -> Blank {
+        Blank { file: Arc::clone(file), window: Window::over(file).ok() }
+    }
+
     /// Writes the states, as they are now; gives up where `is_wanted` says so.
-    pub(super) fn write(file: &File, states: &[Arc<dyn State>], is_wanted: &dyn Fn() -> bool) -> Result<Draft, String> {
+    pub(super) fn write(self, states: &[Arc<dyn State>], is_wanted: &dyn Fn() -> bool) -> Result<Draft, String> {
+        let Blank { file, window } = self;
         let failed = |error: io::Error| format!("it cannot be written: {error}");
         file.write_all_at(&[0; HEAD], 0).map_err(failed)?;
-        let mut writer = Writer { file, at: BODY, is_wanted };
+        let mut writer = Writer { file: &file, window, at: BODY, is_wanted };
         let mut index = Index { states: vec![] };
         for state in states {
             let from = writer.at;
@@ -174,7 +188,9 @@ impl Draft {
         let index = codec::to_named(&index).map_err(|error| error.to_string())?;
         Ok(Draft { index, states, time: SystemTime::now() })
     }
+}
 
+impl Draft {
     /// Makes it a checkpoint.
     pub(super) fn seal(self, file: &File, sequence: u64) -> io::Result<Head> {
         file.write_all_at(&self.index, BODY + self.states)?;
@@ -195,6 +211,7 @@ impl Draft {
 
 struct Writer<'a> {
     file: &'a File,
+    window: Option<Window>,
     at: u64,
     is_wanted: &'a dyn Fn() -> bool,
 }
@@ -207,7 +224,8 @@ impl Sink for Writer<'_> {
         if !(self.is_wanted)() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        self.file.write_all_at(bytes, self.at)?;
+        let over = self.window.as_mut().map_or(0, |window| window.put(self.at, bytes));
+        self.file.write_all_at(&bytes[over..], self.at + over as u64)?;
         self.at += bytes.len() as u64;
         Ok(())
     }

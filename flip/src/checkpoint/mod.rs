@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::file::Stored;
-use self::file::{Checkpoint, Draft, Head, Unfit};
+use self::file::{Blank, Checkpoint, Draft, Head, Unfit};
 use crate::entry;
 use crate::error::Error;
 use crate::live::{Holding, State};
@@ -290,7 +290,7 @@ impl Checkpoints {
         let Some(files) = Files::owned(&mut files, shared) else { return Ok(()) };
         // After a roll-back writers write again.
         let is_wanted = || shared.hold.get() != Holding::Open;
-        let written = files.write(&storable(shared), &is_wanted);
+        let written = files.blank().write(&storable(shared), &is_wanted);
         if !is_wanted() {
             shared.hold.mark_written();
         } else if let Err(why) = written.and_then(|draft| files.seal(draft)) {
@@ -382,10 +382,11 @@ impl Checkpoints {
             return Turn::Over;
         }
         let is_wanted = || shared.phase.get() == Phase::Serving;
+        let (blank, states) = (files.blank(), storable(shared));
         let made = entry::shielded(|| {
             let Some(_paused) = Paused::begin(shared, PATIENCE) else { return Ok(None) };
             shared.hold.forget_written();
-            files.write(&storable(shared), &is_wanted).map(Some)
+            blank.write(&states, &is_wanted).map(Some)
         });
         // Writers write again.
         let made = made.and_then(|draft| draft.map(|draft| files.seal(draft)).transpose());
@@ -410,7 +411,8 @@ impl Checkpoints {
             let Some(paused) = Paused::begin(shared, LAST_PATIENCE) else {
                 return Err("somebody is inside of a state".to_owned());
             };
-            let draft = if shared.hold.is_written() { Some(files.write(&storable(shared), &|| true)?) } else { None };
+            let draft =
+                if shared.hold.is_written() { Some(files.blank().write(&storable(shared), &|| true)?) } else { None };
             paused.for_good();
             draft.map(|draft| files.seal(draft)).transpose()
         });
@@ -451,12 +453,12 @@ impl Files {
         fd::unlock(self.files[0].file.as_fd());
     }
 
-    fn next(&self) -> &File {
+    fn next(&self) -> &Arc<File> {
         &self.files[1 - self.newest].file
     }
 
-    fn write(&self, states: &[Arc<dyn State>], is_wanted: &dyn Fn() -> bool) -> Result<Draft, String> {
-        Draft::write(self.next(), states, is_wanted)
+    fn blank(&self) -> Blank {
+        Blank::of(self.next())
     }
 
     fn seal(&mut self, draft: Draft) -> Result<(), String> {

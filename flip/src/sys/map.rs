@@ -1,5 +1,6 @@
 //! Memory that one process leaves to the next: a memfd that both map, one after the other.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -143,6 +144,45 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // Nothing is given back but the mapping and the descriptor: another process may use the file by now.
         // SAFETY: mapped with this size, and no reference outlives the value.
+        let unmapped = unsafe { munmap(self.at.cast(), self.size.get()) };
+        debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
+    }
+}
+
+/// The bytes that a memory file has, mapped to be written over: without a system call for each piece, and without a fault for each page.
+pub(crate) struct Window {
+    at: NonNull<u8>,
+    size: NonZeroUsize,
+}
+
+impl Window {
+    /// Over all that the file has now. Whoever makes it shorter meanwhile ends this process, with SIGBUS.
+    ///
+    /// # Errors
+    /// It has nothing, or cannot be mapped.
+    pub(crate) fn over(file: &File) -> io::Result<Window> {
+        let size = usize::try_from(file.metadata()?.len()).ok().and_then(NonZeroUsize::new);
+        let size = size.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (access, flags) =
+            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE);
+        // SAFETY: a new mapping wherever the kernel likes; nothing existing is replaced.
+        let at = unsafe { mmap(None, size, access, flags, file, 0) }?;
+        Ok(Window { at: at.cast(), size })
+    }
+
+    /// Writes what fits from this place on, and says how much.
+    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) -> usize {
+        let at = usize::try_from(at).unwrap_or(usize::MAX).min(self.size.get());
+        let count = bytes.len().min(self.size.get() - at);
+        // SAFETY: so many bytes are mapped from there on, and nothing in this process refers to them.
+        unsafe { self.at.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), count) };
+        count
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this size, and nothing refers to it.
         let unmapped = unsafe { munmap(self.at.cast(), self.size.get()) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
     }
