@@ -359,11 +359,11 @@ fn try_begin(
     // Without /proc nobody can say who goes first, and that is no reason not to start.
     let goes_first = if successor { First::begin().ok() } else { None };
     if !successor {
+        let (stored, passed) = Checkpoints::sort(passed);
+        shared.checkpoints.find(stored, settings.checkpoint.is_some(), settings.aside)?;
         if let Some(path) = &settings.pid_file {
             shared.set_pid_file(Some(PidFile::take(path)?));
         }
-        let (stored, passed) = Checkpoints::sort(passed);
-        shared.checkpoints.find(stored, settings.checkpoint.is_some(), settings.aside)?;
         // Nobody else is there yet who could set it.
         let _ = shared.listeners.set(Listeners::cold(Arc::clone(&shared), passed));
         shared.start.announce(Start::Cold);

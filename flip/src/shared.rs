@@ -204,7 +204,8 @@ impl Shared {
     pub(crate) async fn forward(&self, state: &str, op: &str, bytes: Vec<u8>) -> Result<Vec<u8>, CallError> {
         match self.forwarder.get() {
             Some(forwarder) => forwarder.forward(state, op, bytes).await,
-            None => Err(CallError::Lost),
+            // This process stops, and the next one goes on from what it has stored.
+            None => Err(CallError::Refused("the service stops".to_owned())),
         }
     }
 
@@ -374,55 +375,22 @@ impl Progress {
 /// The freeze that is under way, if one is: a thread that takes a snapshot for one that was rolled back meanwhile must
 /// hold nobody back.
 #[derive(Default)]
-pub(crate) struct Freeze(Mutex<Stops>);
-
-#[derive(Default)]
-struct Stops {
-    wanted: Option<Wanted>,
-    /// Writers are held back for a checkpoint.
-    paused: bool,
-}
+pub(crate) struct Freeze(Mutex<Option<Wanted>>);
 
 struct Wanted {
     attempt: u64,
-    /// Writers are held back for it.
-    holds: bool,
     /// Who owns the content meanwhile; none in tests, where nobody else can.
     word: Option<Arc<SharedWord>>,
 }
 
 impl Freeze {
     pub(crate) fn begin(&self, attempt: u64, word: Option<Arc<SharedWord>>) {
-        lock(&self.0).wanted = Some(Wanted { attempt, holds: false, word });
+        *lock(&self.0) = Some(Wanted { attempt, word });
     }
 
     /// Holds writers back, if the freeze of this attempt is still wanted.
     pub(crate) fn hold_back(&self, attempt: u64, hold: &Hold) -> bool {
-        let mut stops = lock(&self.0);
-        let Some(wanted) = stops.wanted.as_mut().filter(|wanted| wanted.attempt == attempt) else { return false };
-        wanted.holds = true;
-        hold.set(Holding::Frozen);
-        true
-    }
-
-    /// Holds writers back for a checkpoint, where nobody else wants anything of them.
-    pub(crate) fn pause(&self, hold: &Hold) -> bool {
-        let mut stops = lock(&self.0);
-        let may = stops.wanted.is_none() && hold.get() == Holding::Open;
-        if may {
-            stops.paused = true;
-            hold.set(Holding::Frozen);
-        }
-        may
-    }
-
-    /// They write again, unless a freeze holds them back by now.
-    pub(crate) fn resume(&self, hold: &Hold) {
-        let mut stops = lock(&self.0);
-        stops.paused = false;
-        if hold.get() == Holding::Frozen && !stops.wanted.as_ref().is_some_and(|wanted| wanted.holds) {
-            hold.set(Holding::Open);
-        }
+        self.if_wanted(attempt, || hold.set(Holding::Frozen)).is_some()
     }
 
     pub(crate) fn is_wanted(&self, attempt: u64) -> bool {
@@ -431,33 +399,31 @@ impl Freeze {
 
     /// Does this before a roll-back, or not at all.
     pub(crate) fn if_wanted<R>(&self, attempt: u64, act: impl FnOnce() -> R) -> Option<R> {
-        let stops = lock(&self.0);
-        stops.wanted.as_ref().is_some_and(|wanted| wanted.attempt == attempt).then(act)
+        let wanted = lock(&self.0);
+        wanted.as_ref().is_some_and(|wanted| wanted.attempt == attempt).then(act)
     }
 
     /// Rolled back: writers write again.
     pub(crate) fn end(&self, hold: &Hold) {
-        let mut stops = lock(&self.0);
-        stops.wanted = None;
-        if !stops.paused {
-            hold.set(Holding::Open);
-        }
+        let mut wanted = lock(&self.0);
+        *wanted = None;
+        hold.set(Holding::Open);
     }
 
     /// Committed: nobody may hold back any more, and nobody reads here.
     pub(crate) fn give(&self, hold: &Hold) {
-        let mut stops = lock(&self.0);
-        stops.wanted = None;
+        let mut wanted = lock(&self.0);
+        *wanted = None;
         hold.set(Holding::Given);
     }
 
     /// Whether the new process has the content already: it may write as soon as the word says so, and this process hears
     /// of it later.
     pub(crate) fn is_given(&self, hold: &Hold) -> bool {
-        let stops = lock(&self.0);
+        let wanted = lock(&self.0);
         match hold.get() {
             Holding::Frozen => {
-                let word = stops.wanted.as_ref().and_then(|wanted| wanted.word.as_ref());
+                let word = wanted.as_ref().and_then(|wanted| wanted.word.as_ref());
                 word.is_some_and(|word| word.owner() == Owner::Serving)
             }
             holding => holding == Holding::Given,
@@ -466,7 +432,7 @@ impl Freeze {
 
     /// Stopped: nobody may hold back any more.
     pub(crate) fn finish(&self) {
-        lock(&self.0).wanted = None;
+        *lock(&self.0) = None;
     }
 }
 

@@ -277,7 +277,7 @@ fn program_that_the_service_starts_is_none_of_the_launcher_s() {
     let mut service = start(&[], "on", "");
     let mut pid = service.answers(0);
     for generation in ["first", "second"] {
-        assert_eq!(service.ask(pid, "env | grep -cE '^(FLIP_|NOTIFY_SOCKET|FDSTORE)'"), "0", "{generation}");
+        assert_eq!(service.ask(pid, "env | grep -cE '^(FLIP_LAUNCHER|NOTIFY_SOCKET|FDSTORE)'"), "0", "{generation}");
         // It uses flip as well, and is the launcher's child as soon as the shell has gone.
         let start = format!(
             "mkdir {generation} && cd {generation} && echo \"unix unix:$PWD/b.sock\" > places && \

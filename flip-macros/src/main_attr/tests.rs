@@ -238,7 +238,7 @@ const CURRENT_THREAD: &str = "requires the `current_thread` runtime flavor: add 
 arguments! {
     unknown_argument: "upgarde = SIGHUP",
         ["upgarde: there is no argument `upgarde`: there are `upgrade`, `stop`, `ready`, `ready_timeout`, \
-          `freeze_timeout`, `quiesce_timeout`, `drain_timeout`, `generations`, `state_limit`, `executable`, `pid_file`, `launcher`, `crate`, `flavor`, `worker_threads`, `start_paused`, `unhandled_panic`, `name`"];
+          `freeze_timeout`, `quiesce_timeout`, `drain_timeout`, `generations`, `state_limit`, `executable`, `pid_file`, `launcher`, `store`, `checkpoint`, `crate`, `flavor`, `worker_threads`, `start_paused`, `unhandled_panic`, `name`"];
     not_an_argument: "3, ready = manual, ready = auto",
         ["3: an argument is written like `drain_timeout = 30s`", "ready: `ready` is given twice: remove one"];
     argument_without_value: "upgrade, stop =, ready(manual)",

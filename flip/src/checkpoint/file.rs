@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!     0  "flip checkpoint\0"  version u32  attempts u32  sequence u64  time u64  states u64  index u64  sum u32  own sum u32
+//!        the highest bit of `attempts`: it is set aside
 //!  4096  the states, one behind the other
 //!        the index: each one's name, schema and length
 //! ```
@@ -15,11 +16,12 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crc32fast::Hasher;
+use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::{CHUNK, Sink, Source, codec};
@@ -29,15 +31,18 @@ use crate::sys::map::Window;
 const MAGIC: &[u8; 16] = b"flip checkpoint\0";
 const VERSION: u32 = 1;
 const HEAD: usize = 64;
+const ASIDE: u32 = 1 << 31;
 /// Where the states begin.
 const BODY: u64 = 4096;
 /// The most bytes of an index.
-const INDEX: u64 = 16 * 1024 * 1024;
+const INDEX: u64 = 4 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// How many processes have ended while they restored it.
     pub(super) attempts: u32,
+    /// It ended too many.
+    pub(super) aside: bool,
     pub(super) sequence: u64,
     time: u64,
     states: u64,
@@ -58,7 +63,7 @@ impl Head {
         let mut bytes = Vec::with_capacity(HEAD);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(self.attempts.to_le_bytes());
+        bytes.extend((self.attempts | if self.aside { ASIDE } else { 0 }).to_le_bytes());
         for number in [self.sequence, self.time, self.states, self.index] {
             bytes.extend(number.to_le_bytes());
         }
@@ -82,9 +87,14 @@ impl Head {
         if word(60) != crc32fast::hash(&bytes[..60]) {
             return Err(Unfit::Damaged("the sum of its head is wrong"));
         }
+        let sequence = long(24);
+        if sequence > u64::MAX / 2 {
+            return Err(Unfit::Damaged("its number makes no sense"));
+        }
         Ok(Head {
-            attempts: word(20),
-            sequence: long(24),
+            attempts: word(20) & !ASIDE,
+            aside: word(20) & ASIDE != 0,
+            sequence,
             time: long(32),
             states: long(40),
             index: long(48),
@@ -108,9 +118,10 @@ impl Head {
         file.write_all_at(&self.encode(), 0)
     }
 
-    /// Notes how many have tried. Where that cannot be noted the next process does not know of it, and tries once more.
-    pub(super) fn note(self, attempts: u32, file: &File) {
-        let _ = Head { attempts, ..self }.write(file);
+    /// Notes how many have tried, and what became of it. Where that cannot be noted the next process does not know of it, and tries once
+    /// more.
+    pub(super) fn note(self, attempts: u32, aside: bool, file: &File) {
+        let _ = Head { attempts, aside, ..self }.write(file);
     }
 }
 
@@ -168,6 +179,8 @@ pub(super) struct Blank {
 impl Blank {
     /// To be called before anybody waits: mapping takes its time.
     pub(super) fn of(file: &Arc<File>) -> Blank {
+        // Where a limit of files' sizes (`ulimit -f`) is reached, writing is to fail, and not to end the process.
+        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
         Blank { file: Arc::clone(file), window: Window::over(file).ok() }
     }
 
@@ -192,18 +205,18 @@ impl Blank {
 
 impl Draft {
     /// Makes it a checkpoint.
-    pub(super) fn seal(self, file: &File, sequence: u64) -> io::Result<Head> {
+    pub(super) fn seal(self, file: &File, sequence: u64, is_wanted: &dyn Fn() -> bool) -> io::Result<Head> {
         file.write_all_at(&self.index, BODY + self.states)?;
         let index = self.index.len() as u64;
         let end = BODY + self.states + index;
-        let sum = sum(file, BODY, end)?;
+        let sum = sum(file, BODY, end, is_wanted)?;
         if file.metadata()?.len() > end {
             // It was longer once, and its memory goes back.
             file.set_len(end)?;
         }
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let head = Head { attempts: 0, sequence, time, states: self.states, index, sum };
+        let head = Head { attempts: 0, aside: false, sequence, time, states: self.states, index, sum };
         head.write(file)?;
         Ok(head)
     }
@@ -231,10 +244,13 @@ impl Sink for Writer<'_> {
     }
 }
 
-fn sum(file: &File, mut at: u64, end: u64) -> io::Result<u32> {
+fn sum(file: &File, mut at: u64, end: u64, is_wanted: &dyn Fn() -> bool) -> io::Result<u32> {
     let mut hasher = Hasher::new();
     let mut piece = vec![0; CHUNK];
     while at < end {
+        if !is_wanted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let piece = &mut piece[..usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK))];
         file.read_exact_at(piece, at)?;
         hasher.update(piece);
@@ -256,9 +272,14 @@ impl Checkpoint {
     pub(super) fn read(file: &Arc<File>) -> Result<Checkpoint, Unfit> {
         let head = Head::read(file)?;
         let end = BODY.checked_add(head.states).and_then(|end| end.checked_add(head.index));
-        let length = file.metadata().map_err(Unfit::Unread)?.len();
-        let end = end.filter(|end| *end <= length && head.index <= INDEX).ok_or(Unfit::Damaged("it is cut short"))?;
-        if sum(file, BODY, end).map_err(Unfit::Unread)? != head.sum {
+        let there = file.metadata().map_err(Unfit::Unread)?;
+        let end = end.filter(|end| *end <= there.len() && head.index <= INDEX);
+        let end = end.ok_or(Unfit::Damaged("it is cut short"))?;
+        // What was written is there; what is not would be read for as long as its length says, stat(2).
+        if there.blocks().saturating_mul(512) < end {
+            return Err(Unfit::Damaged("it has holes"));
+        }
+        if sum(file, BODY, end, &|| true).map_err(Unfit::Unread)? != head.sum {
             return Err(Unfit::Damaged("the sum of its bytes is wrong"));
         }
         let mut index = vec![0; usize::try_from(head.index).unwrap_or_default()];
@@ -314,8 +335,11 @@ mod tests {
 
     #[test]
     fn head_is_read_for_ever() {
-        let head = Head { attempts: 1, sequence: 2, time: 3, states: 4, index: 5, sum: 6 };
+        let head = Head { attempts: 1, aside: false, sequence: 2, time: 3, states: 4, index: 5, sum: 6 };
         let bytes = golden("checkpoint head", &head.encode());
         assert_eq!(Head::decode(&bytes.try_into().unwrap()).unwrap(), head);
+        let aside = Head { aside: true, ..head };
+        let bytes = golden("checkpoint head, set aside", &aside.encode());
+        assert_eq!(Head::decode(&bytes.try_into().unwrap()).unwrap(), aside);
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use event_listener::Listener;
 use nix::sys::memfd::MFdFlags;
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +38,6 @@ use crate::sys::fd;
 pub(crate) const FILES: usize = 2;
 /// What the names of these files in the store begin with. A listener's name begins otherwise.
 const STATE: &str = "flip-state.";
-/// Of those that were set aside.
-const ASIDE: &str = "flip-aside.";
 /// How many processes may end while they restore a checkpoint.
 const ATTEMPTS: u32 = 2;
 /// How long writers are held back for the sake of one who is inside of a closure, and when that is tried again.
@@ -46,6 +45,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long the last checkpoint waits for them.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// After so many turns that came to nothing that is said.
+const LONG: u32 = 100;
 
 /// What becomes of a checkpoint that was set aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +95,8 @@ struct Files {
     sequence: u64,
     /// This process has them locked.
     owned: bool,
+    /// Why it cannot have them was said.
+    said: bool,
 }
 
 struct Found {
@@ -113,7 +116,7 @@ enum Turn {
 impl Checkpoints {
     /// Sorts what a cold start was passed: the rest is listeners.
     pub(crate) fn sort(passed: Passed) -> (Passed, Passed) {
-        passed.into_iter().partition(|(name, _)| name.starts_with(STATE) || name.starts_with(ASIDE))
+        passed.into_iter().partition(|(name, _)| name.starts_with(STATE))
     }
 
     /// Looks at what lies in the store.
@@ -122,97 +125,69 @@ impl Checkpoints {
     /// A process that lives owns the states.
     pub(crate) fn find(&self, passed: Passed, wanted: bool, aside: Aside) -> Result<(), Error> {
         *self.before.lock() = passed.iter().map(|(name, _)| name.clone()).collect();
-        let passed = passed.into_iter().map(|(name, fd)| Named { name, file: Arc::new(File::from(fd)) });
-        let (mut files, mut asides): (Vec<_>, Vec<_>) = passed.partition(|one| one.name.starts_with(STATE));
+        let (mut lying, mut kept) = (vec![], vec![]);
+        for (name, fd) in passed {
+            let named = Named { name, file: Arc::new(File::from(fd)) };
+            if let Ok(Some(pid)) = fd::locked_by(named.file.as_fd()) {
+                return Err(lives(pid, &named.name));
+            }
+            match Head::read(&named.file) {
+                Ok(head) => lying.push((named, head)),
+                Err(Unfit::Unwritten) => {}
+                Err(unfit @ (Unfit::Version(_) | Unfit::Unread(_))) => {
+                    say!(warn, "`{}` from the store of descriptors is left there: {unfit}", named.name);
+                    kept.push(named);
+                }
+                Err(unfit) => say!(warn, "`{}` from the store of descriptors is no checkpoint: {unfit}", named.name),
+            }
+        }
         if !wanted {
-            if !files.is_empty() {
+            if !lying.is_empty() {
                 say!(
                     warn,
                     "a checkpoint of the state lies in the store of descriptors, and this program keeps none: it is dropped; \
                      write `store = state` to go on from it"
                 );
             }
-            // As long as this process has them open nobody else is told that they are free.
             return Ok(());
         }
-        for Named { name, file } in files.iter().chain(&asides) {
-            if let Ok(Some(pid)) = fd::locked_by(file.as_fd()) {
-                return Err(Error::program(format!(
-                    "pid {pid} lives and owns the state that lies in the store of descriptors as `{name}`: two processes would \
-                     change it. End that one (kill {pid}), which leaves its newest state there, and start this one again"
-                )));
+        lying.sort_by_key(|(_, head)| std::cmp::Reverse(head.sequence));
+        // What is written from here on is newer than all that lies there.
+        let sequence = lying.first().map_or(0, |(_, head)| head.sequence);
+        let (current, asides) = choose(lying, aside);
+        let mut found = None;
+        for (named, _) in &current {
+            match Checkpoint::read(&named.file) {
+                Ok(checkpoint) => {
+                    say!(info, "the state goes on from the checkpoint of {} ago", age(checkpoint.head.age()));
+                    let left = checkpoint.names().map(str::to_owned).collect();
+                    found = Some((named.clone(), Found { checkpoint, left }));
+                    break;
+                }
+                Err(unfit) => say!(warn, "`{}` from the store of descriptors is no checkpoint: {unfit}", named.name),
             }
         }
-        let again = aside == Aside::Restore && !asides.is_empty();
-        if again {
-            files = std::mem::take(&mut asides);
-        }
-        let mut whole = vec![];
-        for Named { name, file } in &files {
-            match Checkpoint::read(file) {
-                Ok(checkpoint) => whole.push(checkpoint),
-                Err(Unfit::Unwritten) => {}
-                Err(unfit) => say!(warn, "`{name}` from the store of descriptors is no checkpoint: {unfit}"),
-            }
-        }
-        whole.sort_by_key(|checkpoint| checkpoint.head.sequence);
-        let mut newest = whole.pop();
-        if let Some(poisoned) = newest.take_if(|newest| !again && newest.head.attempts >= ATTEMPTS) {
-            say!(
-                error,
-                "the checkpoint of {} ago has ended {ATTEMPTS} processes that restored it, and is set aside: the state begins anew. \
-                 FLIP_ASIDE=restore has it tried again, by a program that can read it; FLIP_ASIDE=drop drops it",
-                age(poisoned.head.age())
-            );
-            // What was set aside before gives way.
-            asides = std::mem::take(&mut files);
-        } else if aside == Aside::Drop {
-            asides.clear();
-        } else if !asides.is_empty() {
-            say!(
-                warn,
-                "a checkpoint that was set aside lies in the store of descriptors (`{}`); FLIP_ASIDE=restore has it tried again, \
-                 FLIP_ASIDE=drop drops it",
-                asides[0].name
-            );
-        }
-        if let Some(checkpoint) = newest {
-            say!(info, "the state goes on from the checkpoint of {} ago", age(checkpoint.head.age()));
-            let left = checkpoint.names().map(str::to_owned).collect();
-            *self.found.lock() = Some(Found { checkpoint, left });
-        }
-        self.keep(files, asides);
+        let (first, found) = found.unzip();
+        *self.found.lock() = found;
+        kept.extend(asides);
+        self.keep(first, sequence, kept);
         Ok(())
     }
 
-    /// From here on these are kept: the ones to write to, as far as they fit, and those that are aside.
-    fn keep(&self, files: Vec<Named>, asides: Vec<Named>) {
+    /// From here on these are kept: the file that the newest is in, and one more; and what is not to be touched.
+    fn keep(&self, newest: Option<Named>, sequence: u64, mut stored: Vec<Named>) {
         let mut taken = self.before.lock().clone();
-        let mut stored = vec![];
-        // The store takes no second content under a name that it knows, nor the same content under a second name.
-        for Named { name, file } in asides {
-            let name = if name.starts_with(ASIDE) { name } else { unused(ASIDE, &mut taken) };
-            stored.push(Named { name, file });
-        }
-        let found = self.found.lock();
-        let newest = found
-            .as_ref()
-            .and_then(|found| files.into_iter().find(|one| Arc::ptr_eq(&one.file, &found.checkpoint.file)));
-        let sequence = found.as_ref().map_or(0, |found| found.checkpoint.head.sequence);
-        drop(found);
+        // The store takes no second content under a name that it knows.
         let mut made = || {
-            Ok::<_, std::io::Error>(Named {
-                name: unused(STATE, &mut taken),
-                file: Arc::new(fd::memory_file(c"flip-state", MFdFlags::MFD_CLOEXEC)?.into()),
-            })
+            let name = (0_u32..).map(|number| format!("{STATE}{number}")).find(|name| !taken.contains(name));
+            let name = name.expect("there is a number for each");
+            taken.push(name.clone());
+            let file = fd::memory_file(c"flip-state", MFdFlags::MFD_CLOEXEC)?;
+            Ok::<_, std::io::Error>(Named { name, file: Arc::new(file.into()) })
         };
         let files = (|| {
-            let first = match newest {
-                Some(Named { name, file }) if name.starts_with(STATE) => Named { name, file },
-                Some(Named { file, .. }) => Named { file, ..made()? },
-                None => made()?,
-            };
-            Ok::<_, std::io::Error>(Files { files: [first, made()?], newest: 0, sequence, owned: false })
+            let first = newest.map_or_else(&mut made, Ok)?;
+            Ok::<_, std::io::Error>(Files { files: [first, made()?], newest: 0, sequence, owned: false, said: false })
         })();
         match files {
             Ok(files) => {
@@ -256,13 +231,13 @@ impl Checkpoints {
             return restore();
         };
         drop(found);
-        head.note(head.attempts + 1, &file);
+        head.note(head.attempts + 1, false, &file);
         let restored = restore().map_err(|error| {
             let what =
                 if head.attempts + 1 < ATTEMPTS { "one more that fails sets it" } else { "the next start sets it" };
             format!("{error}; it is from {} ago and stays in the store: {what} aside and begins anew", age(head.age()))
         })?;
-        head.note(head.attempts, &file);
+        head.note(head.attempts, false, &file);
         Ok(restored)
     }
 
@@ -283,18 +258,26 @@ impl Checkpoints {
     }
 
     /// The old process writes what it has sent, and nobody else meanwhile: until `sent` has returned nothing is written.
-    pub(crate) fn after<E>(&self, shared: &Shared, sent: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn after<E>(
+        &self,
+        shared: &Shared,
+        attempt: u64,
+        sent: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut files = self.files.lock();
         sent()?;
         // It may be over before the first turn.
         let Some(files) = Files::owned(&mut files, shared) else { return Ok(()) };
         // After a roll-back writers write again.
-        let is_wanted = || shared.hold.get() != Holding::Open;
-        let written = files.blank().write(&storable(shared), &is_wanted);
-        if !is_wanted() {
-            shared.hold.mark_written();
-        } else if let Err(why) = written.and_then(|draft| files.seal(draft)) {
-            say!(warn, "what was handed over is no checkpoint: {why}");
+        let is_wanted = || shared.freeze.is_wanted(attempt) || shared.hold.get() == Holding::Given;
+        let written = entry::shielded(|| {
+            let draft = files.blank().write(&storable(shared), &is_wanted)?;
+            files.seal(draft, &is_wanted)
+        });
+        match written {
+            _ if !is_wanted() => shared.hold.mark_written(),
+            Ok(()) => {}
+            Err(why) => say!(warn, "what was handed over is no checkpoint: {why}"),
         }
         Ok(())
     }
@@ -305,7 +288,7 @@ impl Checkpoints {
         let files = files.map(|fd| Named { name: names.next().expect("two of each"), file: Arc::new(File::from(fd)) });
         self.before.lock().extend(files.iter().map(|one| one.name.clone()));
         self.stored.lock().extend(files.iter().cloned());
-        *self.files.lock() = Some(Files { files, newest: 0, sequence: passing.sequence, owned: false });
+        *self.files.lock() = Some(Files { files, newest: 0, sequence: passing.sequence, owned: false, said: false });
     }
 
     /// Leaves them to the newer process, which waits for that.
@@ -315,25 +298,13 @@ impl Checkpoints {
         }
     }
 
-    /// [`leave`](Self::leave), where that takes no longer than this.
-    pub(crate) fn leave_within(&self, time: Duration) {
-        match self.files.try_lock_for(time) {
-            Some(mut files) => {
-                if let Some(files) = files.take() {
-                    files.unlock();
-                }
-            }
-            None => say!(warn, "what was handed over takes longer than {time:?} to become a checkpoint, and is none"),
-        }
-    }
-
     // ---- while this process serves
 
     /// Makes them from here on, on a thread of its own, until this process leaves.
     pub(crate) fn start(shared: &Arc<Shared>, every: Duration) {
         let checkpoints = &shared.checkpoints;
         if checkpoints.files.lock().is_none() {
-            checkpoints.keep(vec![], vec![]);
+            checkpoints.keep(None, 0, vec![]);
         }
         for state in shared.states.all().iter().filter(|state| !state.is_storable()) {
             say!(
@@ -359,16 +330,30 @@ impl Checkpoints {
     }
 
     fn run(&self, shared: &Shared, every: Duration) {
-        let mut due = Instant::now();
+        let (mut due, mut again) = (Some(Instant::now()), 0);
         loop {
             let changed = shared.phase.listen();
             match shared.phase.get() {
+                Phase::HandedOff => return self.leave(),
                 phase if phase.is_leaving() => return,
                 Phase::Serving => {
-                    if due <= Instant::now() {
-                        due = Instant::now() + if self.turn(shared) == Turn::Over { every } else { AGAIN.min(every) };
+                    if due.is_some_and(|due| due <= Instant::now()) {
+                        let over = self.turn(shared) == Turn::Over;
+                        again = if over { 0 } else { again + 1 };
+                        if again == LONG {
+                            say!(
+                                warn,
+                                "no checkpoint can be made: somebody is inside of a state all the time, or the process before \
+                                 does not end"
+                            );
+                        }
+                        // What lies beyond the clock's end never comes.
+                        due = Instant::now().checked_add(if over { every } else { AGAIN.min(every) });
                     }
-                    changed.wait_deadline(due);
+                    match due {
+                        Some(due) => drop(changed.wait_deadline(due)),
+                        None => changed.wait(),
+                    }
                 }
                 _ => changed.wait(),
             }
@@ -383,13 +368,14 @@ impl Checkpoints {
         }
         let is_wanted = || shared.phase.get() == Phase::Serving;
         let (blank, states) = (files.blank(), storable(shared));
+        let _entered = shared.enter();
         let made = entry::shielded(|| {
             let Some(_paused) = Paused::begin(shared, PATIENCE) else { return Ok(None) };
             shared.hold.forget_written();
             blank.write(&states, &is_wanted).map(Some)
         });
         // Writers write again.
-        let made = made.and_then(|draft| draft.map(|draft| files.seal(draft)).transpose());
+        let made = made.and_then(|draft| draft.map(|draft| files.seal(draft, &is_wanted)).transpose());
         match made {
             Ok(Some(())) => Turn::Over,
             Ok(None) => Turn::Again,
@@ -405,16 +391,25 @@ impl Checkpoints {
 
     /// The last one. From here on nobody changes anything, and whoever tries is told.
     pub(crate) fn finish(&self, shared: &Shared) {
+        let deadline = Instant::now() + LAST_PATIENCE;
         let mut files = self.files.lock();
-        let Some(files) = Files::owned(&mut files, shared) else { return };
+        let Some(files) = files.as_mut() else { return };
+        // The process before may be about to go.
+        while !files.own(shared) && Instant::now() < deadline {
+            std::thread::sleep(LAST_PATIENCE / 100);
+        }
         let made = entry::shielded(|| {
+            if !files.owned {
+                return Err("the process before still has the files".to_owned());
+            }
+            let blank = files.blank();
             let Some(paused) = Paused::begin(shared, LAST_PATIENCE) else {
                 return Err("somebody is inside of a state".to_owned());
             };
-            let draft =
-                if shared.hold.is_written() { Some(files.blank().write(&storable(shared), &|| true)?) } else { None };
+            let is_wanted = || true;
+            let draft = if shared.hold.is_written() { Some(blank.write(&storable(shared), &is_wanted)?) } else { None };
             paused.for_good();
-            draft.map(|draft| files.seal(draft)).transpose()
+            draft.map(|draft| files.seal(draft, &is_wanted)).transpose()
         });
         if let Err(why) = made {
             say!(warn, "the last checkpoint could not be made: {why}; the one before counts");
@@ -431,14 +426,20 @@ impl Files {
 
     /// Whether this process owns them, or comes to, now that no other does.
     fn own(&mut self, shared: &Shared) -> bool {
-        if !self.owned && fd::lock(self.files[0].file.as_fd()).unwrap_or(false) {
+        let locked = if self.owned { Ok(false) } else { fd::lock(self.files[0].file.as_fd()) };
+        if let Err(error) = &locked
+            && !std::mem::replace(&mut self.said, true)
+        {
+            say!(warn, "no checkpoint can be made: its file cannot be locked: {error}");
+        }
+        if let Ok(true) = locked {
             self.owned = true;
             let heads = self.files.each_ref().map(|one| Head::read(&one.file).ok());
             let sequence = |at: usize| heads[at].map_or(0, |head: Head| head.sequence);
             self.newest = usize::from(sequence(1) > sequence(0));
             if let Some(head) = heads[self.newest].filter(|head| head.attempts > 0) {
                 // It has brought a process to where it serves.
-                head.note(0, &self.files[self.newest].file);
+                head.note(0, false, &self.files[self.newest].file);
             }
             // What the old process has sent lies there, if it came to writing it.
             if sequence(self.newest) == 0 || sequence(self.newest) != self.sequence {
@@ -461,8 +462,8 @@ impl Files {
         Blank::of(self.next())
     }
 
-    fn seal(&mut self, draft: Draft) -> Result<(), String> {
-        let sealed = draft.seal(self.next(), self.sequence + 1);
+    fn seal(&mut self, draft: Draft, is_wanted: &dyn Fn() -> bool) -> Result<(), String> {
+        let sealed = draft.seal(self.next(), self.sequence + 1, is_wanted);
         sealed.map_err(|error| format!("it cannot be written: {error}"))?;
         self.sequence += 1;
         self.newest = 1 - self.newest;
@@ -475,41 +476,100 @@ fn storable(shared: &Shared) -> Vec<Arc<dyn State>> {
 }
 
 /// Nobody writes, in any of the states, until this is dropped.
-struct Paused<'a>(Option<&'a Shared>);
+struct Paused<'a>(&'a Shared);
 
 impl Paused<'_> {
     fn begin(shared: &Shared, patience: Duration) -> Option<Paused<'_>> {
-        if !shared.freeze.pause(&shared.hold) {
+        // A freeze that is under way has a checkpoint of its own.
+        if shared.hold.get() != Holding::Open {
             return None;
         }
-        let paused = Paused(Some(shared));
-        // Of an earlier generation, which holds no lock of this process.
-        drop(shared.hold.calling());
         let deadline = Instant::now() + patience;
-        shared.states.all().iter().all(|state| state.settle_by(deadline)).then_some(paused)
+        shared.hold.set_paused(true);
+        let paused = Paused(shared);
+        // A call of an earlier generation's holds no lock of this process.
+        let settled =
+            shared.hold.settle_calls_by(deadline) && storable(shared).iter().all(|state| state.settle_by(deadline));
+        settled.then_some(paused)
     }
 
-    fn for_good(mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.hold.set(Holding::Given);
-        }
+    fn for_good(self) {
+        self.0.hold.set(Holding::Given);
     }
 }
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        if let Some(shared) = self.0 {
-            shared.freeze.resume(&shared.hold);
-        }
+        self.0.hold.set_paused(false);
     }
 }
 
-/// The first name that nothing has.
-fn unused(prefix: &str, taken: &mut Vec<String>) -> String {
-    let name = (0_u32..).map(|number| format!("{prefix}{number}")).find(|name| !taken.contains(name));
-    let name = name.expect("there is a number for each");
-    taken.push(name.clone());
-    name
+/// Which of those that lie there, the newest first, are to be gone on from, and which stay aside.
+fn choose(lying: Vec<(Named, Head)>, aside: Aside) -> (Vec<(Named, Head)>, Vec<Named>) {
+    let is_poisoned = |(_, head): &(Named, Head)| head.attempts >= ATTEMPTS;
+    let (mut asides, mut current): (Vec<_>, Vec<_>) = lying.into_iter().partition(|(_, head)| head.aside);
+    if aside == Aside::Drop {
+        asides.clear();
+    }
+    if aside == Aside::Restore && asides.iter().any(is_poisoned) {
+        if let Some((_, head)) = current.first() {
+            say!(
+                warn,
+                "the state that was set aside is tried again (FLIP_ASIDE=restore), and what it was since, until {} ago, is set \
+                 aside instead; FLIP_ASIDE=drop drops that",
+                age(head.age())
+            );
+        }
+        std::mem::swap(&mut current, &mut asides);
+        note(&mut current, false);
+        note(&mut asides, true);
+    } else if let Some((_, head)) = current.first().filter(|newest| is_poisoned(newest)) {
+        say!(
+            error,
+            "the checkpoint of {} ago has ended {ATTEMPTS} processes that restored it, and is set aside: {}. \
+             FLIP_ASIDE=restore has it tried again, by a program that can read it; FLIP_ASIDE=drop drops it",
+            age(head.age()),
+            if asides.iter().all(is_poisoned) {
+                "the state begins anew"
+            } else {
+                "the state is what was aside until now"
+            }
+        );
+        std::mem::swap(&mut current, &mut asides);
+        note(&mut asides, true);
+        // What is poisoned as well gives way.
+        current.retain(|one| !is_poisoned(one));
+        note(&mut current, false);
+    } else if let Some((Named { name, .. }, head)) = asides.first() {
+        say!(
+            warn,
+            "a checkpoint of {} ago that was set aside lies in the store of descriptors (`{name}`); FLIP_ASIDE=restore has it \
+             tried again, FLIP_ASIDE=drop drops it",
+            age(head.age())
+        );
+    }
+    (current, asides.into_iter().map(|(named, _)| named).collect())
+}
+
+/// Notes in each whether it is aside. What was aside and is to be tried has no attempts behind it.
+fn note(files: &mut [(Named, Head)], aside: bool) {
+    for (named, head) in files {
+        head.aside = aside;
+        head.attempts = if aside { head.attempts } else { 0 };
+        head.note(head.attempts, aside, &named.file);
+    }
+}
+
+fn lives(pid: Pid, name: &str) -> Error {
+    let (who, end) = match pid.as_raw() {
+        // It is of another pid namespace, fcntl(2).
+        0 => ("a process outside of this pid namespace".to_owned(), String::new()),
+        pid => (format!("pid {pid}"), format!(" (kill {pid})")),
+    };
+    Error::program(format!(
+        "{who} lives and owns the state that lies in the store of descriptors as `{name}`: two processes would change it. \
+         End that one{end}, which leaves its newest state there, and start this one again"
+    ))
 }
 
 /// `0.3 s`, `12 s`, `5 min`, `3 h`.

@@ -98,10 +98,7 @@ fn a_process_goes_on_from_the_newest_that_is_whole() {
         newest.set_len(0).unwrap();
         newest.write_all_at(&broken, 0).unwrap();
         assert!(Checkpoint::read(newest).is_err(), "{broken:?}");
-        let known = heads(&stored)[0];
-        if known.is_none() {
-            assert_eq!(totals(&stored, &["count"]), [1]);
-        }
+        assert_eq!(totals(&stored, &["count"]), [1]);
     }
     newest.set_len(0).unwrap();
     newest.write_all_at(&bytes, 0).unwrap();
@@ -124,8 +121,33 @@ fn what_is_none_of_flip_s_is_named_and_replaced() {
         assert_eq!(shared.checkpoints.stored_before(), ["flip-state.0"]);
         assert_eq!(totals(&stored, &["count"]), [3]);
     }
+}
+
+#[test]
+fn what_this_release_cannot_read_stays_in_the_store() {
+    let stored = written(5);
+    let (_, file) = &stored[1];
+    file.write_all_at(&2_u32.to_le_bytes(), 16).unwrap();
     let (pipe, _) = nix::unistd::pipe().unwrap();
-    starts(&[("flip-state.0".to_owned(), Arc::new(pipe.into()))], Aside::Keep).unwrap();
+    let pipe = ("flip-state.7".to_owned(), Arc::new(File::from(pipe)));
+    let shared = starts(&[stored[1].clone(), pipe], Aside::Keep).unwrap();
+    assert_eq!(total(&state(&shared, "count")), 0);
+    let names = ["flip-state.1", "flip-state.7", "flip-state.0", "flip-state.2"];
+    assert_eq!(self::names(&shared.checkpoints.stored()), names);
+}
+
+#[test]
+fn what_claims_to_be_much_is_not_read() {
+    let file = Arc::new(File::from(fd::memory_file(c"much", MFdFlags::MFD_CLOEXEC).unwrap()));
+    let stored = written(5);
+    let mut head = [0; 64];
+    stored[1].1.read_exact_at(&mut head, 0).unwrap();
+    head[40..48].copy_from_slice(&(1_u64 << 50).to_le_bytes());
+    let sum = crc32fast::hash(&head[..60]);
+    head[60..].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&head, 0).unwrap();
+    file.set_len(1 << 51).unwrap();
+    assert_eq!(totals(&[("flip-state.0".to_owned(), file)], &["count"]), [0]);
 }
 
 /// What lies in the store after processes have done this.
@@ -164,7 +186,7 @@ fn checkpoint_that_ends_two_processes_is_set_aside() {
     let anew = starts(&stored, Aside::Keep).unwrap();
     assert_eq!(total(&state(&anew, "count")), 0);
     let stored = anew.checkpoints.stored();
-    assert_eq!(names(&stored), ["flip-aside.0", "flip-aside.1", "flip-state.2", "flip-state.3"]);
+    assert_eq!(names(&stored), ["flip-state.1", "flip-state.2", "flip-state.3"]);
     add(&state(&anew, "another"), 1);
     anew.checkpoints.turn(&anew);
     anew.checkpoints.leave();
@@ -172,13 +194,19 @@ fn checkpoint_that_ends_two_processes_is_set_aside() {
     // It stays where it is, until it is wanted again or dropped.
     let next = starts(&stored, Aside::Keep).unwrap();
     assert_eq!(total(&state(&next, "another")), 1);
-    assert_eq!(names(&next.checkpoints.stored())[..2], ["flip-aside.0", "flip-aside.1"]);
+    assert_eq!(names(&next.checkpoints.stored()), ["flip-state.1", "flip-state.3", "flip-state.0"]);
     let dropped = starts(&stored, Aside::Drop).unwrap();
     assert_eq!(names(&dropped.checkpoints.stored()), ["flip-state.3", "flip-state.0"]);
+    // Then what was since is aside, and is not what `restore` is for.
     is_ended_by(&stored, Aside::Restore);
     let restored = starts(&stored, Aside::Restore).unwrap();
     assert_eq!(total(&state(&restored, "count")), 5);
-    assert_eq!(names(&restored.checkpoints.stored()), ["flip-state.0", "flip-state.1"]);
+    assert_eq!(names(&restored.checkpoints.stored()), ["flip-state.3", "flip-state.1", "flip-state.0"]);
+    // And goes on where that ends processes again.
+    is_ended_by(&stored, Aside::Keep);
+    let back = starts(&stored, Aside::Keep).unwrap();
+    assert_eq!(total(&state(&back, "another")), 1);
+    assert_eq!(names(&back.checkpoints.stored())[0], "flip-state.1");
 }
 
 /// Both are changed together: in no checkpoint one is ahead of the other.
@@ -246,28 +274,28 @@ fn a_checkpoint_gives_way_to_a_freeze_and_to_who_is_inside() {
     add(&count, 1);
 
     shared.freeze.begin(1, None);
-    assert_eq!(shared.checkpoints.turn(&shared), Turn::Again);
     // Not held back yet.
+    add(&count, 1);
+    assert_eq!(shared.checkpoints.turn(&shared), Turn::Over);
     add(&count, 1);
     assert!(shared.freeze.hold_back(1, &shared.hold));
     assert_eq!(shared.checkpoints.turn(&shared), Turn::Again);
-    assert_eq!(shared.hold.get(), Holding::Frozen);
     shared.freeze.end(&shared.hold);
 
     // A freeze that begins and ends in the midst of it leaves writers held back as long as it takes.
     let paused = Paused::begin(&shared, PATIENCE).unwrap();
     shared.freeze.begin(2, None);
     shared.freeze.end(&shared.hold);
-    assert_eq!(shared.hold.get(), Holding::Frozen);
+    assert_eq!((shared.hold.admits(), shared.hold.admits_reader()), (Holding::Frozen, Holding::Open));
     drop(paused);
-    assert_eq!(shared.hold.get(), Holding::Open);
+    assert_eq!(shared.hold.admits(), Holding::Open);
     let paused = Paused::begin(&shared, PATIENCE).unwrap();
     shared.freeze.begin(3, None);
     assert!(shared.freeze.hold_back(3, &shared.hold));
     drop(paused);
-    assert_eq!(shared.hold.get(), Holding::Frozen);
+    assert_eq!(shared.hold.admits(), Holding::Frozen);
     shared.freeze.give(&shared.hold);
-    assert_eq!(shared.hold.get(), Holding::Given);
+    assert_eq!(shared.hold.admits(), Holding::Given);
 }
 
 #[test]
@@ -279,7 +307,7 @@ fn the_files_go_with_a_handoff_and_have_what_was_sent() {
     let (passing, files) = old.checkpoints.passing().unwrap();
     old.freeze.begin(1, None);
     assert!(old.freeze.hold_back(1, &old.hold));
-    old.checkpoints.after::<()>(&old, || Ok(())).unwrap();
+    old.checkpoints.after::<()>(&old, 1, || Ok(())).unwrap();
     old.freeze.give(&old.hold);
     assert_eq!(totals(&old.checkpoints.stored(), &["count"]), [7]);
     old.checkpoints.leave();
@@ -336,8 +364,8 @@ fn a_checkpoint_is_read_for_ever() {
     bytes.truncate(4096);
     bytes.extend(body);
     let head = Head::read(file).unwrap();
-    let again = Arc::new(tempfile::tempfile().unwrap());
+    let again: Arc<File> = Arc::new(fd::memory_file(c"again", MFdFlags::MFD_CLOEXEC).unwrap().into());
     again.write_all_at(&bytes, 0).unwrap();
-    head.note(1, &again);
+    head.note(1, false, &again);
     assert_eq!(totals(&[("flip-state.0".to_owned(), again)], &["count"]), [5]);
 }

@@ -247,7 +247,7 @@ pub(crate) fn freeze_and_send(
         return Ok(());
     }
     let checkpoints = &shared.checkpoints;
-    checkpoints.after(shared, || writer.send(TRAILER, &[]).and_then(|()| writer.end_section())).map_err(lost)
+    checkpoints.after(shared, attempt, || writer.send(TRAILER, &[]).and_then(|()| writer.end_section())).map_err(lost)
 }
 
 struct Reader<'a> {

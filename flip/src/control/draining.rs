@@ -3,10 +3,12 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::{Link, Received};
+use parking_lot::MutexGuard;
+
 use crate::live::{BUFFER, Holding, serve_call};
 use crate::log::say;
 use crate::pass::Passed;
@@ -191,7 +193,7 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
 fn turn(shared: &Shared) -> Option<MutexGuard<'_, ()>> {
     loop {
         let calling = shared.hold.calling();
-        match shared.hold.get() {
+        match shared.hold.admits() {
             Holding::Open => return Some(calling),
             Holding::Given => return None,
             Holding::Held | Holding::Frozen => drop(calling),

@@ -9,7 +9,7 @@ use crate::drain::{Leaving, report_due};
 use crate::entry;
 use crate::log::say;
 use crate::phase::Phase;
-use crate::protocol::Deadline;
+use crate::protocol::{Deadline, Message};
 
 impl Thread {
     /// From here on what is open here ends. The state has its deadline already.
@@ -82,22 +82,31 @@ impl Thread {
         self.tell(|systemd, status| systemd.stopping(longest, status));
     }
 
+    /// What was meant for whoever serves, by somebody who had not heard yet who that is.
+    fn pass_on_signals(&mut self) {
+        while let Some(received) = self.signals.read() {
+            let is_upgrade = self.settings.upgrade == Some(received.signal);
+            self.send_after(if is_upgrade { Message::Again } else { Message::Stop });
+        }
+    }
+
     pub(super) fn exit(&mut self) {
         let phase = self.shared.phase.get();
         if let Some(after) = &mut self.after {
             after.link.flush();
         }
+        self.end_checkpoints(phase == Phase::Cut);
         if self.orphaned {
             say!(error, "the new process died as soon as it served: nobody owns the service");
             entry::end(1);
         }
         self.end_what_lasts();
         self.report = None;
-        self.end_checkpoints();
         self.shared.remove_pid_file();
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.shared.phase.has_handed_off()) {
             // Who serves must be known before the process that said so is gone.
             systemd.finish(LAST);
+            self.pass_on_signals();
         }
         self.shared.phase.set(Phase::Over);
         if phase == Phase::Cut && self.shared.main_blocks.load(Ordering::Relaxed) && !self.main_ended {

@@ -321,6 +321,7 @@ impl Thread {
             let entered = Arc::clone(&shared);
             let dropper = std::thread::Builder::new().name("flip-drop".into()).stack_size(STACK).spawn(move || {
                 let _entered = entered.enter();
+                // Once the checkpoint of it is made.
                 entered.checkpoints.leave();
                 states.iter().for_each(|state| state.give_up());
             });

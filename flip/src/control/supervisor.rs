@@ -2,16 +2,17 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use super::{STACK, SUCCEEDED, Thread};
+use super::{LAST, STACK, SUCCEEDED, Thread};
 use crate::checkpoint::Checkpoints;
 use crate::listen::Listeners;
 use crate::log::say;
 use crate::phase::Phase;
 use crate::privileges;
 use crate::protocol::{Old, State};
+use crate::sys::fd::{self, PollEntry};
 use crate::systemd::Systemd;
 
 /// How long the end of a process waits for its checkpoint.
@@ -82,12 +83,10 @@ impl Thread {
         }
     }
 
-    /// The last checkpoint, or that of what was handed over. It runs code of the user's, so on a thread of its own.
-    pub(super) fn end_checkpoints(&mut self) {
-        if self.shared.phase.has_handed_off() {
-            return self.shared.checkpoints.leave_within(CHECKPOINT);
-        }
-        if self.settings.checkpoint.is_none() {
+    /// The last checkpoint, or that of what was handed over. It runs code of the user's, so on a thread of its own; where this process
+    /// is cut nobody waits for it any more.
+    pub(super) fn end_checkpoints(&mut self, cut: bool) {
+        if self.settings.checkpoint.is_none() || !self.checkpoints_begun {
             return;
         }
         if let Some(systemd) = &mut self.systemd {
@@ -96,11 +95,29 @@ impl Thread {
         let (shared, (done, is_done)) = (Arc::clone(&self.shared), channel::<()>());
         let started = std::thread::Builder::new().name("flip-checkpoint".into()).stack_size(STACK).spawn(move || {
             let _entered = shared.enter();
-            shared.checkpoints.finish(&shared);
+            if shared.phase.has_handed_off() {
+                shared.checkpoints.leave();
+            } else {
+                shared.checkpoints.finish(&shared);
+            }
             drop(done);
+            shared.notes.bell().ring();
         });
-        if started.is_err() || is_done.recv_timeout(CHECKPOINT) == Err(RecvTimeoutError::Timeout) {
-            say!(warn, "the last checkpoint is not made within {CHECKPOINT:?}; the one before counts");
+        let until = Instant::now() + if cut { LAST } else { CHECKPOINT };
+        let left = || until.saturating_duration_since(Instant::now());
+        let mut is_told_again = false;
+        while started.is_ok() && is_done.try_recv() == Err(TryRecvError::Empty) {
+            if left().is_zero() || is_told_again {
+                return say!(warn, "the last checkpoint is not whole; the one before counts");
+            }
+            let mut entries =
+                [PollEntry::readable(self.shared.notes.bell().as_fd()), PollEntry::readable(self.signals.as_fd())];
+            // Without memory to wait this goes on without.
+            let _ = fd::poll(&mut entries, Some(left()));
+            self.shared.notes.bell().clear();
+            if !self.shared.phase.has_handed_off() {
+                is_told_again = self.signals.read().is_some();
+            }
         }
     }
 
@@ -167,7 +184,7 @@ impl Thread {
         if systemd.is_heartbeat_due(now) {
             // What a freeze holds up is not a hang of the user's, and has a deadline of its own.
             match self.shared.phase.get() {
-                Phase::Serving => systemd.heartbeat_by(|| self.shared.beat()),
+                Phase::Serving if !self.shared.hold.is_paused() => systemd.heartbeat_by(|| self.shared.beat()),
                 _ => systemd.heartbeat(),
             }
         }

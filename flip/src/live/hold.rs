@@ -5,9 +5,10 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use event_listener::{Event, Listener, listener};
+use parking_lot::{Mutex, MutexGuard};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -25,7 +26,9 @@ pub(crate) enum Holding {
 
 pub(crate) struct Hold {
     word: AtomicU8,
-    /// Something was written since the last checkpoint.
+    /// Writers wait for the moment of a checkpoint, whatever the word says.
+    paused: AtomicBool,
+    /// Something was written since the last one.
     written: AtomicBool,
     changed: Event,
     /// Held while a forwarded call is read, applied and answered.
@@ -45,6 +48,7 @@ impl Hold {
     pub(crate) fn new(holding: Holding) -> Hold {
         Hold {
             word: AtomicU8::new(holding as u8),
+            paused: AtomicBool::new(false),
             written: AtomicBool::new(false),
             changed: Event::new(),
             calling: Mutex::new(()),
@@ -64,13 +68,31 @@ impl Hold {
         Passed(std::ptr::from_ref(self).addr())
     }
 
-    /// What a caller under its lock may do. Who is inside already goes on through a freeze: the snapshot waits for its
+    /// What a reader under its lock may do. Who is inside already goes on through a freeze: the snapshot waits for its
     /// lock, and it would wait for the snapshot. Before this process serves nobody may write, wherever they are.
-    pub(crate) fn admits(&self) -> Holding {
+    pub(crate) fn admits_reader(&self) -> Holding {
         match self.get() {
             Holding::Frozen if self.is_passed() => Holding::Open,
             holding => holding,
         }
+    }
+
+    /// What a writer under its lock may do: a pause is to it what a freeze is.
+    pub(crate) fn admits(&self) -> Holding {
+        match self.admits_reader() {
+            Holding::Open if self.is_paused() && !self.is_passed() => Holding::Frozen,
+            holding => holding,
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Has writers wait, or go on.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+        self.changed.notify(usize::MAX);
     }
 
     /// This thread is inside of a closure that a freeze of this process waits for.
@@ -135,7 +157,12 @@ impl Hold {
 
     /// The right to read, apply and answer one forwarded call.
     pub(crate) fn calling(&self) -> MutexGuard<'_, ()> {
-        self.calling.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calling.lock()
+    }
+
+    /// Whether nobody has it who came before, at the latest then.
+    pub(crate) fn settle_calls_by(&self, deadline: Instant) -> bool {
+        self.calling.try_lock_until(deadline).is_some()
     }
 }
 

@@ -72,7 +72,8 @@ impl<T> fmt::Debug for Live<T> {
     }
 }
 
-/// The content belongs to another process now.
+/// The content belongs to another process now, or to the next one: after the last checkpoint of a service that
+/// [stores its state](crate::Store::State) nobody changes it any more.
 ///
 /// Under the feature `axum` it is a response: 503 with `Retry-After: 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,7 +174,7 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                 // Nobody waits for readers of what is copied.
                 let _leaves = cell.shared_memory.then(|| Leaves(&cell.left));
                 let content = cell.reading();
-                match (cell.hold.admits(), &*content) {
+                match (cell.hold.admits_reader(), &*content) {
                     (Holding::Given, _) => return Err(HandedOff),
                     // Under the lock, so that what is read was still the content when this was looked at.
                     (Holding::Frozen, _) if cell.is_given() => return Err(HandedOff),
@@ -209,8 +210,14 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     pub fn update<R>(&self, update: impl FnOnce(&mut T) -> R) -> Result<R, HandedOff> {
         let (cell, caller) = (&*self.cell, Location::caller());
         loop {
-            if cell.hold.get() == Holding::Given {
-                return Err(HandedOff);
+            match cell.hold.admits() {
+                Holding::Given => return Err(HandedOff),
+                // Not with the lock: readers would wait behind it for the end of the snapshot.
+                Holding::Frozen => {
+                    cell.hold.wait();
+                    continue;
+                }
+                Holding::Open | Holding::Held => {}
             }
             let is_here = {
                 let _leaves = Leaves(&cell.left);
@@ -294,8 +301,13 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
                 Release,
                 Forward,
             }
-            if self.cell.hold.get() == Holding::Given {
-                break;
+            match self.cell.hold.admits() {
+                Holding::Given => break,
+                Holding::Frozen => {
+                    self.cell.hold.released().await;
+                    continue;
+                }
+                Holding::Open | Holding::Held => {}
             }
             let wait = {
                 let _leaves = Leaves(&self.cell.left);

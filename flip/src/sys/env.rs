@@ -316,8 +316,8 @@ fn claim_passed(variable: impl Fn(&str) -> Option<OsString>, pid: Pid) -> Result
         }
         // SAFETY: it is open, and whoever started this process says that it is for it alone.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-        if fd::is_socket(descriptor.as_fd()) {
-            // It goes to the next generation with the listener, and to no other program.
+        if fd::is_socket(descriptor.as_fd()) || name.starts_with("flip") {
+            // It goes to the next generation with the listener or the state, and to no other program.
             let _ = fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         }
         passed.push((name, descriptor));
