@@ -49,7 +49,7 @@ impl Process {
     }
 
     /// Waits for its end, at most so long; says whether it came.
-    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+    pub fn ends_within(&self, time: Duration) -> bool {
         let timeout = PollTimeout::try_from(time).expect("a few seconds fit");
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         loop {

@@ -5,13 +5,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as SocketName, UnixDatagram, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use flip_tests::PATIENCE;
 use flip_tests::places::{put, who_answers};
+use flip_tests::{PATIENCE, Process};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
@@ -346,4 +346,22 @@ fn whoever_waits_for_what_it_has_started_waits_for_the_launcher() {
     assert_eq!(service.answers(0), service.launcher.as_raw());
     service.signal(Signal::SIGTERM);
     assert_eq!(service.ended().code(), Some(0));
+}
+
+#[test]
+fn service_of_a_launcher_that_is_killed_stops() {
+    let mut service = start(&[], "on", "");
+    let address = service.address();
+    let first = service.answers(0);
+    service.signal(Signal::SIGHUP);
+    let pid = Process::open(service.answers(first));
+    service.signal(Signal::SIGKILL);
+    assert_eq!(service.ended().signal(), Some(Signal::SIGKILL as i32));
+    let stops = pid.ends_within(PATIENCE);
+    if !stops {
+        pid.signal(Signal::SIGKILL);
+    }
+    assert!(stops, "it serves for nobody:\n{}", service.log());
+    assert!(service.log().contains("the launcher was killed: the service stops"));
+    assert!(!service.dir.path().join("a.sock").exists() && TcpStream::connect(address).is_err());
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 
 use flip_tests::places::{put, who};
 use flip_tests::supervisor::Supervisor;
-use flip_tests::{Chain, Exit, Start};
+use flip_tests::{Chain, Exit, Process, Start};
 use nix::sys::signal::Signal;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_service");
@@ -88,6 +88,49 @@ fn every_reload_that_fails_is_over() {
     supervisor.hears_from(pid, &["RELOADING=1"]);
     supervisor.hears_from(pid, &["READY=1"]);
     supervisor.hears_from(pid, &["STOPPING=1"]);
+    service.stopped();
+}
+
+#[test]
+fn signal_means_the_service_until_the_supervisor_knows_who_serves() {
+    let supervisor = Supervisor::new("knows");
+    let mut service = Start::new(SERVICE).env("NOTIFY_SOCKET", &supervisor.name).start();
+    let first = service.owner().pid;
+    service.tell("hold a connection");
+    let old = service.upgrade().unwrap();
+    let second = service.owner().pid;
+    // The supervisor has not read yet who serves: it means the service, and that is upgraded once more.
+    let mark = service.log().mark();
+    old.signal(Signal::SIGHUP);
+    service.upgraded(mark).unwrap();
+    let third = service.owner().pid;
+    assert_ne!(second, third);
+    // It reads. Whatever it sends to the first from here on is meant for that one.
+    supervisor.hears_from(first, &["STATUS=starting"]);
+    supervisor.hears_from(first, &["READY=1"]);
+    supervisor.hears_from(first, &["RELOADING=1"]);
+    supervisor.hears_from(first, &[&format!("MAINPID={second}")]);
+    assert_eq!(supervisor.hears_from(first, &[]), "BARRIER=1");
+    let open = |process: &Process| process.descriptor_kinds().get("pipe").copied();
+    service.until("it has seen that", || open(&old) == open(service.owner()));
+    old.signal(Signal::SIGTERM);
+    service.line(&format!("SIGTERM from pid {}: stop", std::process::id()));
+    assert_eq!(service.tell("get"), "0");
+    service.release(&old);
+    assert_eq!(service.exit(&old), Exit::Status(0));
+
+    // The same where the old process is done, and waits for nothing but that.
+    let old = service.upgrade().unwrap();
+    let fourth = service.owner().pid;
+    old.signal(Signal::SIGTERM);
+    // Where its queue was full, one comes before the other or behind it.
+    let (mut is_asked, mut stops) = (false, false);
+    while !is_asked || !stops {
+        let (pid, text) = supervisor.hears();
+        is_asked |= (pid, &*text) == (third, "BARRIER=1");
+        stops |= pid == fourth && text.starts_with("STOPPING=1");
+    }
+    assert_eq!(service.exit(&old), Exit::Status(0));
     service.stopped();
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{LAST, Thread};
+use super::{LAST, Source, Thread};
 use crate::drain::{Leaving, report_due};
 use crate::entry;
 use crate::log::say;
 use crate::phase::Phase;
-use crate::protocol::{Deadline, Message};
+use crate::protocol::Deadline;
+use crate::sys::signal;
 
 impl Thread {
     /// From here on what is open here ends. The state has its deadline already.
@@ -82,19 +83,8 @@ impl Thread {
         self.tell(|systemd, status| systemd.stopping(longest, status));
     }
 
-    /// What was meant for whoever serves, by somebody who had not heard yet who that is.
-    fn pass_on_signals(&mut self) {
-        while let Some(received) = self.signals.read() {
-            let is_upgrade = self.settings.upgrade == Some(received.signal);
-            self.send_after(if is_upgrade { Message::Again } else { Message::Stop });
-        }
-    }
-
     pub(super) fn exit(&mut self) {
         let phase = self.shared.phase.get();
-        if let Some(after) = &mut self.after {
-            after.link.flush();
-        }
         self.end_checkpoints(phase == Phase::Cut);
         if self.orphaned {
             say!(error, "the new process died as soon as it served: nobody owns the service");
@@ -106,7 +96,14 @@ impl Thread {
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.shared.phase.has_handed_off()) {
             // Who serves must be known before the process that said so is gone.
             systemd.finish(LAST);
-            self.pass_on_signals();
+            if systemd.is_behind() {
+                // What it sent until now was meant for the service.
+                signal::take_pending(&self.settings.signals());
+                self.look_at(Source::Signals);
+            }
+        }
+        if let Some(after) = &mut self.after {
+            after.link.flush();
         }
         self.shared.phase.set(Phase::Over);
         if phase == Phase::Cut && self.shared.main_blocks.load(Ordering::Relaxed) && !self.main_ended {

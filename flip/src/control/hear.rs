@@ -19,6 +19,7 @@ use crate::relay::Looked;
 use crate::shared::{Note, Start};
 use crate::sys::fd::{Pidfd, SharedWord};
 use crate::sys::{env, fd, signal};
+use crate::systemd::Systemd;
 
 impl Thread {
     pub(super) fn note(&mut self, note: Note) {
@@ -151,12 +152,20 @@ impl Thread {
             signal::Sender::Kernel => format!("{signal} from the kernel"),
         };
         // A terminal that hangs up is gone, and with it whoever would look at a new process. A shell that ends tells its jobs so itself.
+        let is_upgrade = self.settings.upgrade == Some(signal);
+        // What the kernel sends goes to all processes.
+        let is_sent = from != signal::Sender::Kernel;
+        if is_sent && self.systemd.as_ref().is_some_and(Systemd::is_behind) {
+            // Whoever sent it was not told yet who serves, and means the service.
+            say!(info, "{by}: passed on to the process that serves");
+            return self.send_after(if is_upgrade { Message::Again } else { Message::Stop });
+        }
         let hung_up = || self.origin.terminal && !env::has_terminal();
         let hang_up = signal == Signal::SIGHUP && (from == signal::Sender::Kernel || hung_up());
         if hang_up && self.origin.ignored.contains(signal) {
             return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
         }
-        if self.settings.upgrade == Some(signal) && !hang_up {
+        if is_upgrade && !hang_up {
             say!(info, "{by}: upgrade");
             if self.process.state == State::Old(Old::Starting) {
                 let missing = self.waiting().unpolled.join(", ");

@@ -38,7 +38,7 @@ use crate::shared::{Reply, Shared};
 use crate::sys::env::Origin;
 use crate::sys::fd::{self, EventFd, Pidfd, PollEntry, SharedWord};
 use crate::sys::oom::First;
-use crate::sys::signal::Signals;
+use crate::sys::signal::{self, Signals};
 use crate::systemd::{self, Systemd};
 
 /// How much longer than old the new process waits, so that old's report is the one that is read.
@@ -192,6 +192,8 @@ struct Thread {
     orphaned: bool,
     /// Where somebody wants to be told.
     systemd: Option<Systemd>,
+    /// The process that stays, where there is one: its end is the service's.
+    launcher: Option<Pidfd>,
     /// Whoever starts the service was told that it serves.
     announced: bool,
     /// What became of the last upgrade.
@@ -237,6 +239,8 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
             say!(warn, "{advice}");
         }
     }
+    // One that cannot be watched is one that is not there any more, or does not matter.
+    let launcher = origin.launcher().and_then(|pid| Pidfd::open(pid).ok());
     let thread = Thread {
         shared,
         settings,
@@ -267,6 +271,7 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         report: None,
         orphaned: false,
         systemd,
+        launcher,
         announced: false,
         last_upgrade: None,
         goes_first,
@@ -314,6 +319,9 @@ enum Source {
     Draining(usize),
     DrainingDeath(usize),
     Systemd,
+    /// It knows who serves.
+    SystemdKnows,
+    LauncherDeath,
 }
 
 impl Thread {
@@ -384,6 +392,14 @@ impl Thread {
             sources.push(Source::Systemd);
             entries.push(PollEntry::writable(systemd.as_fd()));
         }
+        if let Some(barrier) = self.systemd.as_ref().and_then(Systemd::barrier) {
+            sources.push(Source::SystemdKnows);
+            entries.push(PollEntry::readable(barrier));
+        }
+        if let Some(launcher) = self.launcher.as_ref().filter(|_| matches!(self.process.state, State::Old(_))) {
+            sources.push(Source::LauncherDeath);
+            entries.push(PollEntry::readable(launcher.as_fd()));
+        }
         let systemd = self.systemd.as_ref().and_then(Systemd::due);
         let next =
             [self.deadline.map(|(_, at)| at), self.report.map(|(due, ..)| due), systemd].into_iter().flatten().min();
@@ -431,6 +447,20 @@ impl Thread {
                 if let Some(systemd) = &mut self.systemd {
                     systemd.flush();
                 }
+            }
+            Source::SystemdKnows => {
+                // What it sent before was sent by somebody who did not know.
+                signal::take_pending(&self.settings.signals());
+                self.look_at(Source::Signals);
+                if let Some(systemd) = &mut self.systemd {
+                    systemd.knows();
+                }
+            }
+            Source::LauncherDeath => {
+                // Whoever waited for it takes the service for ended, and may start another.
+                self.launcher = None;
+                say!(error, "the launcher was killed: the service stops");
+                self.step(Event::Stop);
             }
         }
     }

@@ -123,6 +123,12 @@ impl Origin {
         !self.launched.is_empty()
     }
 
+    /// The launcher that this process belongs to.
+    pub(crate) fn launcher(&self) -> Option<Pid> {
+        let (_, number) = self.launched.iter().find(|(name, _)| name == LAUNCHER)?;
+        number.to_str()?.parse().ok().map(Pid::from_raw)
+    }
+
     /// A variable of the environment, or of what the launcher said.
     pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
         let said = self.launched.iter().find(|(known, _)| known == name);

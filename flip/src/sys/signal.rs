@@ -122,6 +122,15 @@ fn sent_by_process(code: libc::c_int) -> bool {
     matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
 }
 
+/// Has this thread take what was sent to the process and waits for another one to run: the kernel looks for that where a thread's mask
+/// changes. These are unblocked afterwards.
+pub(crate) fn take_pending(handled: &[Signal]) {
+    let handled: SigSet = handled.iter().copied().collect();
+    // Both fail for arguments that make no sense, and for nothing else.
+    let _ = handled.thread_block();
+    let _ = handled.thread_unblock();
+}
+
 /// Lets the signals through to the calling thread, and to those that it starts; one that was held back arrives before
 /// this returns.
 pub(crate) fn unblock(signals: &SigSet) -> io::Result<()> {

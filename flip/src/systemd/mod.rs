@@ -6,8 +6,8 @@
 //!  RELOADING=1 ── spawn ────────────────────────────▶    silent
 //!        …  WATCHDOG=1                                   …
 //!  MAINPID=new READY=1 ◀───────────────── Serving ──     WATCHDOG=1, STATUS=
-//!        silent
-//!  BARRIER=1, exit                                       RELOADING=1 or STOPPING=1, in its turn
+//!  BARRIER=1
+//!        silent; exit, once that is lifted               RELOADING=1 or STOPPING=1, in its turn
 //! ```
 //!
 //! * **One process speaks**, the one that systemd takes for the service: with `NotifyAccess=main`, the default, it does not
@@ -24,6 +24,7 @@ mod unit;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ use nix::unistd::Pid;
 
 pub(crate) use self::socket::Socket;
 use crate::log::say;
-use crate::sys::fd::{self, Pidfd};
+use crate::sys::fd::{self, Pidfd, PollEntry};
 
 /// How often the number of connections in the status is looked at.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
@@ -59,6 +60,19 @@ pub(crate) struct Systemd {
     busy: Option<Busy>,
     watchdog: Option<Watchdog>,
     store: Option<Store>,
+    /// Lifted when systemd has dealt with the last word of this process.
+    barrier: Barrier,
+}
+
+enum Barrier {
+    /// There is no last word yet.
+    None,
+    /// As soon as there is room for it.
+    Wanted,
+    /// Readable when it is lifted.
+    Down(PipeReader),
+    /// Or nobody listens.
+    Lifted,
 }
 
 /// Something takes its time, and systemd is to wait for it.
@@ -107,7 +121,8 @@ impl Systemd {
         // Other supervisors that are told something have no store, and this one says with it that it is systemd.
         let has_store = room.is_some_and(|room| room > 0) || (room.is_none() && is_main && main.is_some());
         let store = has_store.then(|| Store { room, names: BTreeSet::new(), due: None, warned: false });
-        Some(Systemd { socket, speaks: false, status: String::new(), status_due: now, busy: None, watchdog, store })
+        let (status, barrier) = (String::new(), Barrier::None);
+        Some(Systemd { socket, speaks: false, status, status_due: now, busy: None, watchdog, store, barrier })
     }
 
     // ---- what is said
@@ -162,6 +177,33 @@ impl Systemd {
         self.say(text, status);
         self.busy = None;
         self.speaks = false;
+        self.barrier = Barrier::Wanted;
+        self.bar();
+    }
+
+    fn bar(&mut self) {
+        if matches!(self.barrier, Barrier::Wanted) {
+            self.barrier = match self.socket.bar() {
+                Ok(read) => Barrier::Down(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Barrier::Wanted,
+                Err(_) => Barrier::Lifted,
+            };
+        }
+    }
+
+    /// systemd may still take this process for the service, which it is not any more.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self.barrier, Barrier::Wanted | Barrier::Down(_))
+    }
+
+    /// What becomes readable when systemd knows who serves, until it was [seen](Self::knows).
+    pub(crate) fn barrier(&self) -> Option<BorrowedFd<'_>> {
+        if let Barrier::Down(read) = &self.barrier { Some(read.as_fd()) } else { None }
+    }
+
+    /// systemd knows who serves.
+    pub(crate) fn knows(&mut self) {
+        self.barrier = Barrier::Lifted;
     }
 
     /// The service ends, within this time.
@@ -203,7 +245,12 @@ impl Systemd {
 
     /// Nothing more will be said here: waits until what was has been dealt with, or so long.
     pub(crate) fn finish(&mut self, time: Duration) {
-        self.socket.finish(time);
+        match &self.barrier {
+            Barrier::None | Barrier::Wanted => self.socket.finish(time),
+            // Without memory to wait, this process ends all the same.
+            Barrier::Down(read) => drop(fd::poll(&mut [PollEntry::readable(read.as_fd())], Some(time))),
+            Barrier::Lifted => {}
+        }
     }
 
     // ---- what is kept
@@ -336,11 +383,12 @@ impl Systemd {
     }
 
     pub(crate) fn wants_to_write(&self) -> bool {
-        self.socket.wants_to_write()
+        self.socket.wants_to_write() || matches!(self.barrier, Barrier::Wanted)
     }
 
     pub(crate) fn flush(&mut self) {
         self.socket.flush();
+        self.bar();
     }
 }
 
@@ -469,6 +517,7 @@ mod tests {
                 "RELOADING=1 EXTEND_TIMEOUT_USEC=10000000 STATUS=upgrades".to_owned(),
                 // A handle of one's own has the inode that every handle has where there is no number.
                 format!("MAINPID={pid} WATCHDOG=1 READY=1 STATUS=handed over"),
+                "BARRIER=1".to_owned(),
             ]
         );
     }

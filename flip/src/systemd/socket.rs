@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -107,12 +107,23 @@ impl Socket {
             }
             self.flush();
         }
-        let Ok((read, write)) = io::pipe() else { return };
-        if self.send("BARRIER=1", &[write.as_fd()]).is_ok() {
-            drop(write);
-            // Readable at its end, which is when nobody has the other one any more.
+        if let Ok(read) = self.bar() {
             let _ = fd::poll(&mut [PollEntry::readable(read.as_fd())], Some(left()));
         }
+    }
+
+    /// What becomes readable when all that was said here has been dealt with.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is no room for the question yet; otherwise nobody listens.
+    pub(super) fn bar(&mut self) -> io::Result<PipeReader> {
+        if self.wants_to_write() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (read, write) = io::pipe()?;
+        self.send("BARRIER=1", &[write.as_fd()])?;
+        // Readable at its end, which is when nobody has the other one any more.
+        Ok(read)
     }
 
     fn connect(&mut self) -> io::Result<()> {
