@@ -264,6 +264,41 @@ fn the_last_one_has_everything_and_nobody_changes_anything_after_it() {
 }
 
 #[test]
+fn who_reads_does_not_wait_for_a_checkpoint_nor_behind_who_writes() {
+    let shared = starts(&[], Aside::Keep).unwrap();
+    let count = state(&shared, "count");
+    let paused = Paused::begin(&shared, PATIENCE).unwrap();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| add(&count, 1));
+        while !shared.hold.has_waiting() {
+            thread::yield_now();
+        }
+        // As a snapshot has it.
+        let saved = shared.states.find("count").unwrap();
+        let inside = scope.spawn(move || count_of(&*saved));
+        assert_eq!(total(&count), 0);
+        assert!(inside.join().unwrap() > 0);
+        drop(paused);
+        writer.join().unwrap();
+    });
+    assert_eq!(total(&count), 1);
+}
+
+/// How many bytes it is.
+fn count_of(state: &dyn State) -> usize {
+    struct Counts(usize);
+    impl crate::handoff::Sink for Counts {
+        fn send(&mut self, bytes: &[u8], _: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+            self.0 += bytes.len();
+            Ok(())
+        }
+    }
+    let mut counts = Counts(0);
+    state.save(&mut counts).unwrap();
+    counts.0
+}
+
+#[test]
 fn a_checkpoint_gives_way_to_a_freeze_and_to_who_is_inside() {
     let shared = starts(&[], Aside::Keep).unwrap();
     let count = state(&shared, "count");

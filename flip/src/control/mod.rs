@@ -235,7 +235,8 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         if let Some(systemd) = &mut systemd {
             systemd.starting(settings.ready_timeout);
         }
-        for advice in systemd::advice(|name| std::env::var_os(name), std::process::id()) {
+        let stores = settings.checkpoint.is_some();
+        for advice in systemd::advice(|name| std::env::var_os(name), std::process::id(), stores) {
             say!(warn, "{advice}");
         }
     }

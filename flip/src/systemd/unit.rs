@@ -16,12 +16,12 @@ const PATHS: [&str; 9] = [
     "/lib/systemd/system",
 ];
 
-/// One sentence each, with the line to write.
-pub(super) fn advice() -> Vec<String> {
+/// One sentence each, with the line to write. `stores`: the program wants its state to be stored.
+pub(super) fn advice(stores: bool) -> Vec<String> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some(name) = name(&cgroup) else { return vec![] };
     let settings = read(name, &PATHS.map(Path::new));
-    if settings.is_empty() { vec![] } else { lint(name, &settings) }
+    if settings.is_empty() { vec![] } else { lint(name, &settings, stores) }
 }
 
 /// The unit that this process was started by: the last service in the path of its control group.
@@ -70,7 +70,7 @@ fn parse(text: &str, settings: &mut BTreeMap<String, String>) {
     }
 }
 
-fn lint(name: &str, settings: &BTreeMap<String, String>) -> Vec<String> {
+fn lint(name: &str, settings: &BTreeMap<String, String>, stores: bool) -> Vec<String> {
     let value = |key: &str| settings.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let mut advice = vec![];
     let mut say = |text: String| advice.push(format!("{name}: {text}"));
@@ -89,6 +89,10 @@ fn lint(name: &str, settings: &BTreeMap<String, String>) -> Vec<String> {
     }
     if value("NotifyAccess") == Some("all") {
         say("with NotifyAccess=all any child of the service can end or rename it; write NotifyAccess=main, only that process speaks"
+            .to_owned());
+    }
+    if stores && value("FileDescriptorStoreMax").is_none_or(|most| most == "0") {
+        say("the state is to be stored, and nothing is kept of a service that dies; write FileDescriptorStoreMax=16"
             .to_owned());
     }
     if let (Some(file), Some(kind @ ("notify" | "notify-reload"))) = (value("PIDFile"), value("Type")) {
@@ -134,21 +138,23 @@ mod tests {
 
     #[test]
     fn each_is_told_with_the_line_to_write() {
-        let lint = |text: &str| {
+        let lint = |text: &str, stores| {
             let mut settings = BTreeMap::new();
             parse(&format!("[Service]\n{text}"), &mut settings);
-            lint("a.service", &settings)
+            lint("a.service", &settings, stores)
         };
         let good = "Type=notify-reload\nKillMode=mixed\nOOMPolicy=continue\n";
-        assert_eq!(lint(good), Vec::<String>::new());
+        assert_eq!(lint(good, false), Vec::<String>::new());
+        assert_eq!(lint(&format!("{good}FileDescriptorStoreMax=3\n"), true), Vec::<String>::new());
         for (line, wanted) in [
             ("KillMode=", "write KillMode=mixed"),
             ("KillMode=process", "write KillMode=mixed"),
             ("OOMPolicy=stop", "write OOMPolicy=continue"),
             ("NotifyAccess=all", "write NotifyAccess=main"),
             ("PIDFile=/run/a.pid", "remove the line"),
+            ("FileDescriptorStoreMax=0", "write FileDescriptorStoreMax=16"),
         ] {
-            let said = lint(&format!("{good}{line}\n"));
+            let said = lint(&format!("{good}{line}\n"), line.starts_with("File"));
             assert!(
                 said.len() == 1 && said[0].starts_with("a.service: ") && said[0].contains(wanted),
                 "{line}: {said:?}"
