@@ -174,8 +174,10 @@ impl Window {
     pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) -> usize {
         let at = usize::try_from(at).unwrap_or(usize::MAX).min(self.size.get());
         let count = bytes.len().min(self.size.get() - at);
+        // SAFETY: it is within the mapping, or its end.
+        let to = unsafe { self.at.add(at) };
         // SAFETY: so many bytes are mapped from there on, and nothing in this process refers to them.
-        unsafe { self.at.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), count) };
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), count) };
         count
     }
 }
