@@ -1,7 +1,7 @@
 //! WebSocket frames without a socket: bytes in, messages out, and the other way.
 //!
 //! tungstenite has no way to give back what it was given and made no message of. So it is given a frame when all of it is there,
-//! and the frames of a message that is not whole yet are kept beside it. What is left at any moment is bytes: those that were not
+//! and what it has of a message that is not whole yet is kept beside it. What is left at any moment is bytes: those that were not
 //! read, and those that were not sent.
 
 use std::io::{self, Read, Write};
@@ -13,6 +13,9 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 
 use super::message::{Error, Message, Utf8Bytes};
 
+/// The longest message that any limit allows: a frame of it still has a length.
+const LONGEST: usize = isize::MAX as usize - Part::HEAD;
+
 /// tungstenite takes a frame in pieces of this size, from memory to memory, and keeps room for one; so it is small.
 const PIECE: usize = 512;
 
@@ -21,8 +24,8 @@ pub(super) struct Codec {
     limit: usize,
     /// What arrived and tungstenite has not seen.
     unread: Buffer,
-    /// The frames that it has seen of a message which is not whole.
-    amid: Vec<u8>,
+    /// What it has seen of a message which is not whole.
+    amid: Option<Part>,
     /// What is to be sent.
     unsent: Buffer,
     /// Nothing will be read any more.
@@ -42,6 +45,7 @@ pub(super) enum Next {
 impl Codec {
     /// A server's side. A message longer than the limit is an error.
     pub(super) fn new(unread: Vec<u8>, unsent: Vec<u8>, limit: usize) -> Codec {
+        let limit = limit.min(LONGEST);
         let config = WebSocketConfig::default()
             .read_buffer_size(PIECE)
             // Each frame at once, into `unsent`.
@@ -52,7 +56,7 @@ impl Codec {
             tungstenite: WebSocketContext::new(Role::Server, Some(config)),
             limit,
             unread: Buffer::from(unread),
-            amid: Vec::new(),
+            amid: None,
             unsent: Buffer::from(unsent),
             ended: false,
         }
@@ -89,21 +93,26 @@ impl Codec {
     /// The peer breaks the protocol. It is told; nothing more is read.
     pub(super) fn next(&mut self) -> Result<Next, Error> {
         while !self.ended {
-            let Some(frame) = Frame::first(self.unread.rest(), self.limit) else { break };
+            let frame = match Frame::first(self.unread.rest(), self.limit) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return Err(self.refuse(1002, error)),
+            };
             let bytes = &self.unread.rest()[..frame.length];
             let mut pipe = Pipe { arriving: bytes, leaving: &mut self.unsent };
             let read = self.tungstenite.read(&mut pipe);
-            if frame.is_part {
-                self.amid.extend_from_slice(bytes);
+            // What was refused is not kept.
+            if frame.is_part && matches!(&read, Err(Cause::Io(_))) {
+                Part::extend(&mut self.amid, bytes, frame.head);
             }
             self.unread.consume(frame.length);
             match read {
                 Ok(tungstenite::Message::Text(text)) => {
-                    self.amid.clear();
+                    self.amid = None;
                     return Ok(Next::Message(Message::Text(Utf8Bytes::of(text))));
                 }
                 Ok(tungstenite::Message::Binary(bytes)) => {
-                    self.amid.clear();
+                    self.amid = None;
                     return Ok(Next::Message(Message::Binary(bytes)));
                 }
                 Ok(tungstenite::Message::Close(_)) | Err(Cause::ConnectionClosed) => self.ended = true,
@@ -112,15 +121,20 @@ impl Codec {
                 Err(Cause::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(cause) => {
                     let (code, error) = refusal(cause);
-                    self.close(code, &error.to_string());
-                    self.ended = true;
-                    return Err(error);
+                    return Err(self.refuse(code, error));
                 }
             }
             // The Pong, or the answer to a Close.
             self.flush();
         }
         Ok(if self.ended { Next::Closed } else { Next::Nothing })
+    }
+
+    /// The peer is told, and nothing more is read.
+    fn refuse(&mut self, code: u16, error: Error) -> Error {
+        self.close(code, &error.to_string());
+        self.ended = true;
+        error
     }
 
     /// # Errors
@@ -155,9 +169,60 @@ impl Codec {
 
     /// All that is left of it: what was not read as messages, and what is not sent.
     pub(super) fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
-        let mut unread = self.amid;
+        let mut unread = self.amid.map(Part::into_frame).unwrap_or_default();
         unread.extend_from_slice(self.unread.rest());
         (unread, self.unsent.rest().to_vec())
+    }
+
+    /// How much memory it keeps for what has come.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.unread.bytes.capacity() + self.amid.as_ref().map_or(0, |part| part.payload.capacity())
+    }
+}
+
+/// What has come of a message in fragments, as if it had been one: a peer that sends many small ones has no more memory for it.
+struct Part {
+    /// Text or binary.
+    first: u8,
+    payload: Vec<u8>,
+}
+
+impl Part {
+    /// The most bytes in front of a frame's payload.
+    const HEAD: usize = 14;
+
+    /// Adds a fragment.
+    fn extend(part: &mut Option<Part>, frame: &[u8], head: usize) {
+        let part = part.get_or_insert_with(|| Part { first: frame[0], payload: Vec::new() });
+        let (head, payload) = frame.split_at(head);
+        // Nothing comes from a client without a mask, which is the end of the head.
+        let Some(mask) = head.last_chunk::<4>() else { return };
+        part.payload.reserve(payload.len());
+        for bytes in payload.chunks(mask.len()) {
+            part.payload.extend(bytes.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+        }
+    }
+
+    /// The only fragment so far, with a mask that changes nothing.
+    fn into_frame(self) -> Vec<u8> {
+        let Part { first, payload } = self;
+        let mut frame = Vec::with_capacity(Part::HEAD + payload.len());
+        frame.push(first);
+        match payload.len() {
+            short @ 0..126 => frame.push(0x80 | short as u8),
+            long @ 126..65536 => {
+                frame.push(0x80 | 126);
+                frame.extend((long as u16).to_be_bytes());
+            }
+            longer => {
+                frame.push(0x80 | 127);
+                frame.extend((longer as u64).to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        frame
     }
 }
 
@@ -186,25 +251,34 @@ fn refusal(cause: Cause) -> (u16, Error) {
 /// The frame in front of what arrived (RFC 6455, 5.2).
 #[derive(Debug, PartialEq, Eq)]
 struct Frame {
+    /// Of all of it, and of what is in front of its payload.
     length: usize,
+    head: usize,
     /// More frames of its message follow.
     is_part: bool,
 }
 
 impl Frame {
     /// It, once it is whole. Of one that is too long, its head is enough for tungstenite to refuse it.
-    fn first(bytes: &[u8], limit: usize) -> Option<Frame> {
-        let (&[first, second], rest) = bytes.split_first_chunk()?;
-        let (payload, more) = match second & 0x7f {
-            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 2),
-            127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
-            short => (u64::from(short), 0),
+    ///
+    /// # Errors
+    /// Its length is none.
+    fn first(bytes: &[u8], limit: usize) -> Result<Option<Frame>, Error> {
+        let Some((&[first, second], rest)) = bytes.split_first_chunk() else { return Ok(None) };
+        let length = match second & 0x7f {
+            126 => rest.first_chunk().map(|length| (u64::from(u16::from_be_bytes(*length)), 2)),
+            127 => rest.first_chunk().map(|length| (u64::from_be_bytes(*length), 8)),
+            short => Some((u64::from(short), 0)),
         };
+        let Some((payload, more)) = length else { return Ok(None) };
+        if payload > i64::MAX as u64 {
+            return Err(Error::Protocol("the highest bit of a length is set".to_owned()));
+        }
         let head = 2 + more + if second & 0x80 != 0 { 4 } else { 0 };
         let whole = usize::try_from(payload).ok().filter(|&payload| payload <= limit).map(|payload| head + payload);
         let length = whole.unwrap_or(head);
         let (is_final, is_control) = (first & 0x80 != 0, first & 0x08 != 0);
-        (bytes.len() >= length).then_some(Frame { length, is_part: !is_final && !is_control })
+        Ok((bytes.len() >= length).then_some(Frame { length, head, is_part: !is_final && !is_control }))
     }
 }
 

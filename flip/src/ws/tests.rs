@@ -197,6 +197,7 @@ fn peer_that_breaks_the_protocol_is_told_so() {
         (frame(FINAL | TEXT, b"\xff"), 1007),
         (head(FINAL | BINARY, 0, LIMIT + 1), 1009),
         (head(FINAL | BINARY, 0, usize::MAX >> 1), 1009),
+        (head(FINAL | BINARY, 0, usize::MAX), 1002),
         ([frame(BINARY, &vec![0; LIMIT]), frame(FINAL | CONTINUATION, b"more")].concat(), 1009),
     ];
     for (said, code) in cases {
@@ -214,6 +215,42 @@ fn peer_that_breaks_the_protocol_is_told_so() {
             assert_eq!(codec.unsent()[2..4], close(code), "{:?}", &said[..10]);
         }
     }
+}
+
+#[test]
+fn length_without_end_is_refused_where_there_is_no_limit() {
+    for (length, code) in [(usize::MAX, 1002), (usize::MAX >> 1, 1009)] {
+        let mut codec = Codec::new(vec![], vec![], usize::MAX);
+        codec.arrived(&head(FINAL | BINARY, 0x80, length));
+        codec.arrived(&[0; 4]);
+        codec.next().unwrap_err();
+        assert_eq!(codec.unsent()[2..4], close(code));
+    }
+}
+
+#[test]
+fn small_fragments_take_no_more_memory_than_what_is_in_them() {
+    let mut codec = Codec::new(vec![], vec![], LIMIT);
+    codec.arrived(&frame(BINARY, b""));
+    for number in 0..100_000 {
+        codec.arrived(&frame(CONTINUATION, if number % 1000 == 0 { b"1" } else { b"" }));
+        assert!(drain(&mut codec).is_empty());
+    }
+    assert!(codec.kept() < 4096, "{}", codec.kept());
+    codec = moved(codec);
+    codec.arrived(&frame(FINAL | CONTINUATION, b"."));
+    assert_eq!(drain(&mut codec), [Message::from([&[b'1'; 100][..], b"."].concat())]);
+}
+
+#[test]
+fn memory_of_a_message_in_fragments_is_given_back() {
+    let mut codec = Codec::new(vec![], vec![], LIMIT);
+    codec.arrived(&frame(BINARY, &vec![1; LIMIT / 2]));
+    assert!(drain(&mut codec).is_empty());
+    assert!(codec.kept() > LIMIT / 2);
+    codec.arrived(&frame(FINAL | CONTINUATION, &vec![2; LIMIT / 2]));
+    assert_eq!(drain(&mut codec).len(), 1);
+    assert!(codec.kept() < LIMIT / 8, "{}", codec.kept());
 }
 
 fn socket(room: usize) -> (WebSocket, DuplexStream) {
