@@ -28,6 +28,8 @@ pub(super) struct Codec {
     amid: Option<Part>,
     /// What is to be sent.
     unsent: Buffer,
+    /// How many bytes of it are, at most, answers to what the peer sent.
+    owed: usize,
     /// Nothing will be read any more.
     ended: bool,
 }
@@ -58,6 +60,7 @@ impl Codec {
             unread: Buffer::from(unread),
             amid: None,
             unsent: Buffer::from(unsent),
+            owed: 0,
             ended: false,
         }
     }
@@ -83,8 +86,13 @@ impl Codec {
         self.unsent.rest()
     }
 
+    pub(super) fn owed(&self) -> usize {
+        self.owed.min(self.unsent().len())
+    }
+
     pub(super) fn sent(&mut self, count: usize) {
         self.unsent.consume(count);
+        self.owed = self.owed();
     }
 
     /// The next message, of what arrived. Pings are answered on the way.
@@ -125,7 +133,9 @@ impl Codec {
                 }
             }
             // The Pong, or the answer to a Close.
+            let before = self.unsent().len();
             self.flush();
+            self.owed += self.unsent().len() - before;
         }
         Ok(if self.ended { Next::Closed } else { Next::Nothing })
     }

@@ -128,6 +128,10 @@ pub enum Error {
     /// It is closed, so nothing is sent.
     #[error("the WebSocket is closed")]
     Closed,
+    /// This process leaves, and too much waits to be sent: the message was not taken. [`recv`](super::WebSocket::recv) says what becomes of
+    /// the WebSocket.
+    #[error("the process leaves, and the peer does not read")]
+    Leaving,
     /// The connection broke, or was closed without a word.
     #[error("the connection is lost: {0}")]
     Lost(#[source] io::Error),

@@ -48,7 +48,8 @@
 //!
 //! While the state is on its way `recv` gives no message; if the upgrade is rolled back it goes on. A message that it has given counts as a
 //! handler that runs until it is asked for the next one, so what a message changes in a [`Live`](crate::Live) is in the state that the
-//! new process gets, as long as it takes no longer than `quiesce_timeout`.
+//! new process gets, as long as it takes no longer than `quiesce_timeout`. Where [`send`](WebSocket::send) waits for the client it does not
+//! count: one that does not read holds no upgrade up.
 //!
 //! # What does not move
 //!

@@ -28,6 +28,11 @@ use crate::shared::Shared;
 const CHUNK: usize = 8 * 1024;
 /// How long the peer gets to take what it is told at the end, and to answer.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How many bytes of answers to pings may wait for a peer that does not read, before nothing more is read of it.
+const OWED: usize = 64 * 1024;
+/// How many bytes may wait when a message is to be sent and the process leaves. It is more than most answers are in sum, so that these
+/// move, and is the end of a task that only sends.
+const UNSENT: usize = 1024 * 1024;
 /// The longest time between the end of a process and that of a WebSocket which it cannot pass.
 const DELAY: Duration = Duration::from_secs(5);
 
@@ -119,19 +124,27 @@ impl WebSocket {
         }
     }
 
-    /// Sends a message, and waits until it is sent; where a newer process serves it may do so.
+    /// Sends a message, and waits until it is sent; where a newer process serves it may do so. While this waits for the peer, no upgrade
+    /// waits for the message that is being answered.
+    ///
+    /// Every task has to come back to [`recv`](Self::recv), also one that expects nothing: only there it learns that its WebSocket is to
+    /// move, and only there pings and a Close are seen.
     ///
     /// # Errors
-    /// It is closed, or the connection is lost.
+    /// It is closed, or the connection is lost. [`Error::Leaving`] where this process leaves and the peer does not read: more than
+    /// 1 MiB waits to be sent, which moves if the WebSocket is passed; this message is not taken.
     ///
     /// # Cancel safety
     /// Dropped, it has either done nothing, or what is left of the message is sent by the next [`recv`](Self::recv) or `send`.
     pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         let link = self.link.as_mut().ok_or(Error::Closed)?;
         // One after another, so that what is not sent is bounded.
-        poll_fn(|cx| link.poll_sent(cx)).await?;
+        link.sent().await?;
+        if link.codec.unsent().len() > UNSENT {
+            return Err(Error::Leaving);
+        }
         link.codec.send(message.into())?;
-        poll_fn(|cx| link.poll_sent(cx)).await
+        link.sent().await
     }
 
     /// Closes it, with a code and a reason of at most 123 bytes (RFC 6455, 7.4), and waits for the peer to do so, two seconds at most.
@@ -277,6 +290,7 @@ impl Link {
             Stand::Serves if pass.is_some() => {}
             Stand::Stays => {}
             Stand::Serves | Stand::Still => {
+                // Where it fails, reading says so, once this process reads again.
                 let _ = send(io, codec, cx);
                 return Poll::Pending;
             }
@@ -288,6 +302,13 @@ impl Link {
             process.running = Some(process.shared.handlers.begin());
         }
         Poll::Ready(step)
+    }
+
+    /// Until all is sent, or need not be sent by this process. Whoever waits for the peer is not at work on a message: no freeze waits for
+    /// the peer, too.
+    async fn sent(&mut self) -> Result<(), Error> {
+        let mut waits = Waits { link: self, was_at_work: false };
+        poll_fn(|cx| waits.poll(cx)).await
     }
 
     /// Ready when all is sent, or need not be sent by this process.
@@ -353,6 +374,30 @@ impl Link {
     }
 }
 
+/// Waits for the peer, and is at work again when it is dropped.
+struct Waits<'l> {
+    link: &'l mut Link,
+    was_at_work: bool,
+}
+
+impl Waits<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let polled = self.link.poll_sent(cx);
+        if let (Poll::Pending, Some(process)) = (&polled, &mut self.link.process) {
+            self.was_at_work |= process.running.take().is_some();
+        }
+        polled
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let (true, Some(process)) = (self.was_at_work, &mut self.link.process) {
+            process.running = Some(process.shared.handlers.begin());
+        }
+    }
+}
+
 fn receive(io: &mut Io, codec: &mut Codec, cx: &mut Context<'_>) -> Poll<Step> {
     loop {
         match codec.next() {
@@ -362,7 +407,9 @@ fn receive(io: &mut Io, codec: &mut Codec, cx: &mut Context<'_>) -> Poll<Step> {
             Err(error) => return Poll::Ready(Step::Failed(error)),
         }
         // Where it fails, reading says so, once all is read that the peer has sent before.
-        let _ = send(io, codec, cx);
+        if send(io, codec, cx).is_pending() && codec.owed() > OWED {
+            return Poll::Pending;
+        }
         match ready!(read(io, codec, cx)) {
             Ok(0) => return Poll::Ready(Step::Failed(Error::Lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => {}

@@ -339,6 +339,33 @@ async fn send_that_was_dropped_is_ended_by_the_next() {
 }
 
 #[tokio::test]
+async fn pings_of_a_peer_that_does_not_read_are_read_no_more() {
+    let (mut socket, mut peer) = socket(1024);
+    let pings = frame(FINAL | PING, &[7; 125]).repeat(100);
+    let floods = async {
+        // Until it is read no more: then nothing has come of a write for many turns of both.
+        let mut count = 0;
+        while count < 1024 * 1024 {
+            let writes = peer.write_all(&pings);
+            tokio::select! { biased; written = writes => written.unwrap(), () = turns(1000) => break }
+            count += pings.len();
+        }
+        count
+    };
+    let count = tokio::select! { biased; _ = socket.recv() => panic!("nothing was said"), count = floods => count };
+    assert!((64 * 1024..256 * 1024).contains(&count), "{count}");
+    // What is dropped is a write in its middle: the rest is of no interest.
+    drop(peer);
+    assert!(matches!(socket.recv().await, Some(Err(_))));
+}
+
+async fn turns(count: usize) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn passed_without_a_running_flip_it_arrives_here() {
     let sockets = Sockets::<u32>::new();
     let (ours, peer) = UnixStream::pair().unwrap();
@@ -399,4 +426,60 @@ async fn one_whose_peer_does_not_read_moves_with_what_it_has_not_read() {
     sent.unwrap();
     read.unwrap();
     assert!(heard == expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn task_that_only_sends_is_told_that_its_process_leaves() {
+    let old = Process::new();
+    let relay = old.relay::<Moving<u32>>("sockets").unwrap();
+    let sockets = Sockets::over(relay.clone());
+    let (mut socket, mut peer) = socket_in(&relay);
+    let (_new, arriving) = tokio::task::block_in_place(|| {
+        old.hand_over(|new| Ok(Sockets::over(new.relay::<Moving<u32>>("sockets")?))).unwrap()
+    });
+    let piece = vec![1; 100 * 1000];
+    let mut taken = 0;
+    let error = loop {
+        match socket.send(piece.clone()).await {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 100);
+    };
+    assert!(matches!(error, Error::Leaving), "{error}");
+    // What was taken moves.
+    sockets.pass(socket, 1).await;
+    let (mut socket, _) = arriving.next().await.unwrap();
+    let expected = [unmasked(FINAL | BINARY, &piece).repeat(taken), unmasked(FINAL | TEXT, b"last")].concat();
+    let mut heard = vec![0; expected.len()];
+    let (sent, read) = tokio::join!(socket.send("last"), peer.read_exact(&mut heard));
+    sent.unwrap();
+    read.unwrap();
+    assert!(heard == expected);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_peer_is_not_at_work() {
+    let process = Process::new();
+    let relay = process.relay::<Moving<u32>>("sockets").unwrap();
+    let (mut socket, mut peer) = socket_in(&relay);
+    let shared = relay.post().shared().unwrap();
+    let running = || shared.handlers.running();
+    peer.write_all(&frame(FINAL | TEXT, b"?")).await.unwrap();
+    assert_eq!(socket.recv().await.unwrap().unwrap(), "?".into());
+    assert_eq!(running(), 1);
+    {
+        let mut sending = std::pin::pin!(socket.send(vec![1; LIMIT]));
+        assert!(tokio::select! { biased; _ = &mut sending => false, () = std::future::ready(()) => true });
+        assert_eq!(running(), 0);
+    }
+    // It is at work again, on whatever it does instead.
+    assert_eq!(running(), 1);
+    let mut heard = vec![0; LIMIT];
+    let (sent, read) = tokio::join!(socket.send("."), peer.read_exact(&mut heard));
+    sent.unwrap();
+    read.unwrap();
+    assert_eq!(running(), 1);
+    assert!(tokio::select! { biased; _ = socket.recv() => false, () = std::future::ready(()) => true });
+    assert_eq!(running(), 0);
 }
