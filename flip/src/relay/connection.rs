@@ -334,7 +334,7 @@ impl<C: Unpin> AsyncWrite for Connection<C> {
         if connection.unsent.len() >= UNSENT {
             ready!(connection.poll_send(cx))?;
         }
-        let count = bytes.len().min(UNSENT);
+        let count = bytes.len().min(UNSENT - connection.unsent.len());
         connection.unsent.extend_from_slice(&bytes[..count]);
         match connection.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -99,7 +99,7 @@ pub(crate) use registry::{Looked, Relays};
 /// item that cannot be read all the same, by its value or because it comes from a generation further back, is closed, counted and reported.
 /// A relay that the new process does not have, or whose every handle it has dropped, takes nothing: `pass` gives the item back.
 ///
-/// At most 64 items wait in a process; then `pass` waits. Each relay has a socket of its own, so one that is full delays nothing else.
+/// About 64 items wait in a process; then `pass` waits. An item has at most 64 descriptors and 63 MiB. Each relay has a socket of its own, so one that is full delays nothing else.
 pub struct Relay<T> {
     receives: Arc<Receives>,
     /// Of a stream that is being polled.
@@ -202,6 +202,10 @@ impl<T: Handoff> Relay<T> {
     ///
     /// # Cancel safety
     /// Dropped, the item is either passed or dropped with the future.
+    ///
+    /// # Caveats
+    /// What is left of the item is dropped here when the owner has it already. A `Drop` of yours that says goodbye on a connection, or shuts
+    /// it down (shutdown(2)), would do so to the one that goes on there: descriptors are only to be closed.
     pub async fn pass(&self, item: T) -> Result<(), PassError<T>> {
         let post = self.post();
         let _alive = post.shared().map(|shared| shared.track(Arc::clone(post.name()), None));

@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Post;
 use crate::handoff::{self, Handoff, Limits, Plan, Restorer, SaveError, Saver, Schema, Sink, Source, codec};
-use crate::protocol::Item;
+use crate::protocol::{Item, MESSAGE};
 
 /// The most descriptors in one item, and in one message of several.
 pub(crate) const DESCRIPTORS: usize = 64;
+
+/// The most bytes in one item. What is around it, in a message of its own or in a section of the content, is less than the rest of
+/// a message's most.
+pub(super) const BYTES: usize = MESSAGE - 1024 * 1024;
 
 pub(crate) struct Parcel {
     pub(super) origin: Arc<Origin>,
@@ -51,6 +55,10 @@ impl Sink for Wrapping {
     fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if self.fds.len() + fds.len() > DESCRIPTORS {
             return Err(io::Error::other(format!("an item has at most {DESCRIPTORS} descriptors")));
+        }
+        // The reader would take no more of this relay, and so nothing of what others pass.
+        if bytes.len() > BYTES - self.bytes.len() {
+            return Err(io::Error::other(format!("an item has at most {BYTES} bytes")));
         }
         self.bytes.extend_from_slice(bytes);
         for fd in fds {

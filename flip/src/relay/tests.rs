@@ -242,6 +242,26 @@ fn item_with_too_many_descriptors_stays_here() {
 }
 
 #[test]
+fn item_that_is_too_large_stays_here_and_the_others_go() {
+    let old = Process::new();
+    let relay = old.relay::<Vec<u8>>("bytes").unwrap();
+    let (_new, arriving) = old.hand_over(|new| Ok(new.relay::<Vec<u8>>("bytes")?)).unwrap();
+    // With its length in front.
+    let fits = parcel::BYTES - 9;
+    let refused = relay.pass_blocking(vec![1; parcel::BYTES]).unwrap_err();
+    assert_eq!(refused.item.len(), parcel::BYTES);
+    assert!(
+        matches!(refused.why, WhyNotPassed::Unwritable(_)) && refused.to_string().contains("at most 66060288 bytes")
+    );
+    for size in [1, fits, 2] {
+        thread::scope(|scope| {
+            scope.spawn(|| relay.pass_blocking(vec![1; size]).unwrap());
+            assert_eq!(arriving.next_blocking().unwrap().len(), size);
+        });
+    }
+}
+
+#[test]
 fn items_whose_descriptors_do_not_go_up_are_none() {
     let origin = Origin::new(vec![]);
     let fds = |count| (0..count).map(|_| UnixStream::pair().unwrap().0.into()).collect::<Vec<_>>();

@@ -18,8 +18,10 @@ async fn answer(talk: &mut Connection<u64>, line: &str) -> io::Result<()> {
         Some(size) => {
             let (mut sent, piece) = (0, [b'x'; 8 * 1024]);
             // The peer does not read: what is taken beyond its socket waits here.
-            while sent < size && tokio::time::timeout(Duration::ZERO, talk.write_all(&piece)).await.is_ok() {
-                sent += piece.len();
+            while sent < size
+                && let Ok(written) = tokio::time::timeout(Duration::ZERO, talk.write(&piece)).await
+            {
+                sent += written?;
             }
             say(&format!("took {sent} bytes"));
             Ok(())
