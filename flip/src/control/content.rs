@@ -3,7 +3,7 @@
 //! ```text
 //! sizes: what is large in the states, long before the freeze, so that memory for it is ready then
 //! header section: who drains, with their descriptors; the names of the states, in order
-//! one section a state, then one a relay in which items wait
+//! one section a state, then one or more a relay in which items wait
 //! the trailer: without it the content is not whole; with it, old holds none of its exclusives any more
 //! ```
 
@@ -37,7 +37,7 @@ const HEADER: usize = 4 * 1024 * 1024;
 pub(super) struct Header {
     pub(super) draining: Vec<Earlier>,
     states: Vec<String>,
-    /// Of how many relays there are items that nobody has taken; each has a section after those of the states.
+    /// How many sections there are, after those of the states, of items that nobody has taken.
     #[serde(default, skip_serializing_if = "is_zero")]
     relays: u32,
     /// The files of the old process's checkpoints, whose descriptors come last.
@@ -223,9 +223,9 @@ pub(crate) fn freeze_and_send(
     let files = files.iter().flatten().map(AsFd::as_fd);
     let fds: Vec<_> = fds.iter().flatten().map(AsFd::as_fd).chain(files).collect();
     // Nobody takes or passes anything meanwhile.
-    let untaken: io::Result<Vec<_>> =
-        shared.relays.all().iter().filter_map(|relay| relay.untaken().transpose()).collect();
+    let untaken: io::Result<Vec<_>> = shared.relays.all().iter().map(|relay| relay.untaken()).collect();
     let untaken = untaken.map_err(|error| format!("what waits in a relay cannot be sent: {error}"))?;
+    let untaken: Vec<_> = untaken.into_iter().flatten().collect();
     let header = Header {
         draining,
         states: states.iter().map(|state| state.name().to_owned()).collect(),

@@ -18,6 +18,9 @@ pub(crate) const DESCRIPTORS: usize = 64;
 /// a message's most.
 pub(super) const BYTES: usize = MESSAGE - 1024 * 1024;
 
+/// How many bytes of items go in one section of the content, where there are several.
+const PART: usize = 1024 * 1024;
+
 pub(crate) struct Parcel {
     pub(super) origin: Arc<Origin>,
     pub(super) bytes: Vec<u8>,
@@ -122,7 +125,7 @@ impl Parcel {
     }
 }
 
-/// What waits in one mailbox when its process is replaced: a part of the content.
+/// What waits in one mailbox when its process is replaced, or some of it: a part of the content.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Untaken {
     relay: String,
@@ -136,11 +139,19 @@ pub(crate) struct Untaken {
 struct Bytes(#[serde(with = "codec::bytes")] Vec<u8>);
 
 impl Untaken {
-    /// What it takes to send these, with duplicates of their descriptors.
-    pub(super) fn of(relay: &str, parcels: &VecDeque<Parcel>) -> io::Result<(Untaken, Vec<OwnedFd>)> {
-        let mut untaken = Untaken { relay: relay.to_owned(), schemas: vec![], items: vec![] };
-        let (mut origins, mut fds): (Vec<&Arc<Origin>>, _) = (vec![], vec![]);
+    /// What it takes to send these, in parts of which each is a section of the content, with duplicates of their descriptors.
+    pub(super) fn of(relay: &str, parcels: &VecDeque<Parcel>) -> io::Result<Vec<(Untaken, Vec<OwnedFd>)>> {
+        let mut parts: Vec<(Untaken, Vec<OwnedFd>)> = vec![];
+        let (mut origins, mut left): (Vec<&Arc<Origin>>, _) = (vec![], 0);
         for parcel in parcels {
+            // What is large has a part of its own.
+            let size = parcel.bytes.len();
+            if parts.is_empty() || size > left {
+                parts.push((Untaken { relay: relay.to_owned(), schemas: vec![], items: vec![] }, vec![]));
+                (origins, left) = (vec![], PART);
+            }
+            left = left.saturating_sub(size);
+            let Some((untaken, fds)) = parts.last_mut() else { continue };
             let place = origins.iter().position(|origin| Arc::ptr_eq(origin, &parcel.origin)).unwrap_or_else(|| {
                 origins.push(&parcel.origin);
                 untaken.schemas.push(Bytes(parcel.origin.schema.clone()));
@@ -151,7 +162,7 @@ impl Untaken {
                 fds.push(fd.try_clone()?);
             }
         }
-        Ok((untaken, fds))
+        Ok(parts)
     }
 
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {

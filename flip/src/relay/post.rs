@@ -256,10 +256,9 @@ impl Post {
         }
     }
 
-    /// What waits for whoever takes over, if anything does.
-    pub(crate) fn untaken(&self) -> io::Result<Option<(Untaken, Vec<OwnedFd>)>> {
-        let inner = self.inner();
-        if inner.queue.is_empty() { Ok(None) } else { Untaken::of(&self.name, &inner.queue).map(Some) }
+    /// What waits for whoever takes over, in parts.
+    pub(crate) fn untaken(&self) -> io::Result<Vec<(Untaken, Vec<OwnedFd>)>> {
+        Untaken::of(&self.name, &self.inner().queue)
     }
 
     // ---- what becomes of the process

@@ -69,13 +69,13 @@ impl Relays {
         self.bell.ring();
     }
 
-    /// What waited in this relay of the old process.
+    /// What waited in this relay of the old process, or the next part of it.
     pub(crate) fn restored(&self, relay: String, parcels: Vec<Parcel>) {
         let mut inner = self.inner();
         match inner.declared.iter().find(|post| **post.name() == relay) {
             Some(post) => post.fill(parcels),
             None if inner.complete => refuse(&relay, parcels.len()),
-            None => drop(inner.waiting.insert(relay, parcels)),
+            None => inner.waiting.entry(relay).or_default().extend(parcels),
         }
     }
 

@@ -262,6 +262,28 @@ fn item_that_is_too_large_stays_here_and_the_others_go() {
 }
 
 #[test]
+fn more_may_wait_than_goes_in_one_section() {
+    let old = Process::new();
+    let relay = old.relay::<Vec<u8>>("bytes").unwrap();
+    let sizes = [1, parcel::BYTES / 2, 2, parcel::BYTES / 2, parcel::BYTES / 2, 3];
+    for size in sizes {
+        relay.pass_blocking(vec![1; size]).unwrap();
+    }
+    // It may be asked for before the content comes, or later.
+    let (new, second) = old.hand_over(|new| Ok(new.relay::<Vec<u8>>("bytes")?)).unwrap();
+    let (_newest, third) = new
+        .hand_over(|newest| {
+            newest.live("late", 0)?.read(|_| ())?;
+            Ok(newest.relay::<Vec<u8>>("bytes")?)
+        })
+        .unwrap();
+    assert!(second.next_blocking().is_none());
+    for size in sizes {
+        assert_eq!(third.next_blocking().unwrap().len(), size);
+    }
+}
+
+#[test]
 fn items_whose_descriptors_do_not_go_up_are_none() {
     let origin = Origin::new(vec![]);
     let fds = |count| (0..count).map(|_| UnixStream::pair().unwrap().0.into()).collect::<Vec<_>>();
@@ -279,7 +301,7 @@ fn what_waits_is_read_back_and_nonsense_is_not() {
     let relay = Relay::<Talk>::new();
     let (item, _other) = talk(7);
     relay.pass_blocking(item).unwrap();
-    let (untaken, fds) = relay.post().untaken().unwrap().unwrap();
+    let (untaken, fds) = relay.post().untaken().unwrap().pop().unwrap();
     let bytes = untaken.encode().unwrap();
     let copies = || fds.iter().map(|fd| fd.try_clone().unwrap()).collect::<Vec<_>>();
     let (name, read) = Untaken::decode(&bytes, copies()).unwrap();
