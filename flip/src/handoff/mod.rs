@@ -334,8 +334,11 @@ pub(crate) fn restore_matched<T: Handoff>(input: Restorer<'_>, plan: &Plan, limi
     let mut transcoder = Transcoder::new(input, plan);
     let mut matched = Restorer::matched(&mut transcoder, limits);
     let value = restore(&mut matched)?;
+    let given_up = matched.is_given_up();
     matched.finish()?;
-    transcoder.finish()?;
+    if !given_up {
+        transcoder.finish()?;
+    }
     Ok(value)
 }
 

@@ -386,6 +386,8 @@ pub struct Restorer<'a> {
     empty_elements: u64,
     /// The bytes come out of a transcoder: they say what is there, and descriptors come as they are needed.
     matched: bool,
+    /// What is left nobody wants.
+    given_up: bool,
 }
 
 impl<'a> Restorer<'a> {
@@ -405,6 +407,7 @@ impl<'a> Restorer<'a> {
             depth: 0,
             empty_elements: 0,
             matched: false,
+            given_up: false,
         }
     }
 
@@ -419,8 +422,21 @@ impl<'a> Restorer<'a> {
         if self.matched { self.scalar() } else { Ok(otherwise) }
     }
 
+    /// The last value could not be read, and what is left of it nobody wants.
+    #[cfg(feature = "ws")]
+    pub(crate) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Nothing may be left that nobody asked for: it would have been meant for somebody.
     pub(crate) fn finish(self) -> Result<(), RestoreError> {
+        if self.given_up {
+            return Ok(());
+        }
         match (self.rest().len(), self.descriptors.len()) {
             (0, 0) => Ok(()),
             (bytes, 0) => Err(RestoreError::new(format!("{bytes} bytes are left over"))),

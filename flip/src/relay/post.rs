@@ -239,12 +239,12 @@ impl Post {
     }
 
     #[cfg(test)]
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.inner().lost
     }
 
-    /// An item cannot be read; its descriptors are closed already.
-    pub(super) fn lose(&self, why: &str) {
+    /// An item cannot be read, and is closed.
+    pub(crate) fn lose(&self, why: &str) {
         let lost = {
             let mut inner = self.inner();
             inner.lost += 1;

@@ -15,8 +15,9 @@ use tokio::net::{TcpStream, UnixStream};
 use super::WebSocket;
 use super::codec::Codec;
 use super::socket::{Io, Link, RESTART};
+use crate::entry::shielded;
 use crate::error::Error;
-use crate::handoff::Handoff;
+use crate::handoff::{Handoff, RestoreError, Restorer, SaveError, Saver, Schemas, Type};
 use crate::log::say;
 use crate::params::{Param, Setup};
 use crate::relay::{PassError, Post, Relay};
@@ -39,7 +40,34 @@ pub(super) struct Moving<S> {
     unsent: Vec<u8>,
     limit: u64,
     protocol: Option<String>,
-    session: S,
+    /// The last by its name, and so in what is written: behind one that cannot be read nothing else can be.
+    #[handoff(rename = "with")]
+    session: Known<S>,
+}
+
+/// What the program knows about a WebSocket, or why that cannot be read here: the WebSocket is there all the same, and can be told.
+/// In the schema it is the session itself.
+struct Known<S>(Result<S, String>);
+
+impl<S: Handoff> Handoff for Known<S> {
+    fn schema(schemas: &mut Schemas) -> Type {
+        S::schema(schemas)
+    }
+
+    fn save<'a>(&'a self, out: &mut Saver<'a>) -> Result<(), SaveError> {
+        match &self.0 {
+            Ok(session) => session.save(out),
+            Err(why) => Err(SaveError::new(why.clone())),
+        }
+    }
+
+    fn restore(input: &mut Restorer<'_>) -> Result<Known<S>, RestoreError> {
+        let session = shielded(|| S::restore(input).map_err(|error| error.to_string()));
+        if session.is_err() {
+            input.give_up();
+        }
+        Ok(Known(session))
+    }
 }
 
 #[derive(flip::Handoff)]
@@ -100,7 +128,7 @@ impl<S: Handoff> Sockets<S> {
         let (unread, unsent) = codec.into_parts();
         // It fails where the runtime ends.
         let Ok(socket) = Socket::of(io) else { return };
-        let moving = Moving { socket, unread, unsent, limit: limit as u64, protocol, session };
+        let moving = Moving { socket, unread, unsent, limit: limit as u64, protocol, session: Known(Ok(session)) };
         let Err(PassError { item, why }) = self.relay.pass(moving).await else { return };
         if let Some(process) = &process {
             process.shared.ways.tell(&why);
@@ -112,6 +140,7 @@ impl<S: Handoff> Sockets<S> {
     }
 
     /// The next WebSocket that was passed to this process; `None` when there will be none, as with [`Relay::next`](crate::Relay::next).
+    /// One whose session cannot be read here is counted, reported, and told 1012.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -124,22 +153,36 @@ impl<S: Handoff> Sockets<S> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn lost(&self) -> u64 {
+        self.relay.post().lost()
+    }
+
     fn adopt(&self, moving: Moving<S>) -> Option<(WebSocket, S)> {
-        let Moving { socket, unread, unsent, limit, protocol, session } = moving;
+        let Moving { socket, unread, unsent, limit, protocol, session: Known(session) } = moving;
+        let post = self.relay.post();
         let io = match socket.open() {
             Ok(io) => io,
             Err(error) => {
-                tracing::debug!(%error, "a WebSocket that was passed cannot be opened");
+                post.lose(&error.to_string());
                 return None;
             }
         };
-        let post = self.relay.post();
         let process = post.shared().map(|shared| {
             let guard: Box<dyn Send + Sync> = Box::new(shared.track(Arc::clone(post.name()), None));
             (Arc::clone(shared), guard)
         });
         let codec = Codec::new(unread, unsent, usize::try_from(limit).unwrap_or(usize::MAX));
-        Some((WebSocket::over(Link::new(io, codec, process), protocol), session))
+        let link = Link::new(io, codec, process);
+        match session {
+            Ok(session) => Some((WebSocket::over(link, protocol), session)),
+            Err(why) => {
+                post.lose(&why);
+                let delay = link.delay();
+                tokio::spawn(link.end(RESTART, delay));
+                None
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::codec::{Codec, Next};
 use super::socket::{Io, Link};
 use super::sockets::Moving;
 use super::*;
+use crate::Handoff;
 use crate::testing::Process;
 
 const LIMIT: usize = 1 << 20;
@@ -353,7 +354,7 @@ async fn pings_of_a_peer_that_does_not_read_are_read_no_more() {
         count
     };
     let count = tokio::select! { biased; _ = socket.recv() => panic!("nothing was said"), count = floods => count };
-    assert!((64 * 1024..256 * 1024).contains(&count), "{count}");
+    assert!((32 * 1024..256 * 1024).contains(&count), "{count}");
     // What is dropped is a write in its middle: the rest is of no interest.
     drop(peer);
     assert!(matches!(socket.recv().await, Some(Err(_))));
@@ -389,7 +390,7 @@ async fn passed_without_a_running_flip_it_arrives_here() {
 }
 
 /// A WebSocket in the process of this relay, and its peer.
-fn socket_in(relay: &crate::Relay<Moving<u32>>) -> (WebSocket, tokio::net::UnixStream) {
+fn socket_in<S>(relay: &crate::Relay<Moving<S>>) -> (WebSocket, tokio::net::UnixStream) {
     let (ours, peer) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     peer.set_nonblocking(true).unwrap();
@@ -482,4 +483,101 @@ async fn who_waits_for_the_peer_is_not_at_work() {
     assert_eq!(running(), 1);
     assert!(tokio::select! { biased; _ = socket.recv() => false, () = std::future::ready(()) => true });
     assert_eq!(running(), 0);
+}
+
+#[derive(flip::Handoff)]
+struct Session {
+    #[handoff(rename = "half")]
+    number: u32,
+    more: String,
+}
+
+/// What the next release makes of it: an odd one is too bad for it.
+mod next {
+    #[derive(flip::Handoff)]
+    pub(super) struct Session {
+        #[handoff(from = "u32", migrate = even)]
+        pub(super) half: u8,
+        pub(super) more: String,
+    }
+
+    fn even(number: u32) -> u8 {
+        assert!(number.is_multiple_of(2), "{number} is odd");
+        u8::try_from(number / 2).unwrap()
+    }
+}
+
+/// The same in the same release.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Even(u32);
+
+impl TryFrom<u32> for Even {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Even, String> {
+        if number.is_multiple_of(2) { Ok(Even(number)) } else { Err(format!("{number} is odd")) }
+    }
+}
+
+impl From<Even> for u32 {
+    fn from(Even(number): Even) -> u32 {
+        number
+    }
+}
+
+impl Clone for Even {
+    fn clone(&self) -> Even {
+        Even(self.0)
+    }
+}
+
+/// Of three that are passed the second has a session that cannot be read.
+async fn second_of_three_is_told<Old: Handoff, New: Handoff>(session: fn(u32) -> Old, even: fn(New) -> u32) {
+    let old = Process::new();
+    let relay = old.relay::<Moving<Old>>("sockets").unwrap();
+    let sockets = Sockets::over(relay.clone());
+    let (_new, arriving) = tokio::task::block_in_place(|| {
+        old.hand_over(|new| Ok(Sockets::over(new.relay::<Moving<New>>("sockets")?))).unwrap()
+    });
+    let mut peers = vec![];
+    for number in [4, 5, 6] {
+        let (socket, peer) = socket_in(&relay);
+        sockets.pass(socket, session(number)).await;
+        peers.push(peer);
+    }
+    let (mut first, session) = arriving.next().await.unwrap();
+    assert_eq!(even(session), 4);
+    let (_third, session) = arriving.next().await.unwrap();
+    assert_eq!(even(session), 6);
+    let expected = unmasked(FINAL | CLOSE, &[close(1012), b"service restart".to_vec()].concat());
+    let mut heard = vec![0; expected.len()];
+    peers[1].read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, expected);
+    assert_eq!(arriving.lost(), 1);
+    first.send("here").await.unwrap();
+    let mut heard = [0; 6];
+    peers[0].read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard[..], unmasked(FINAL | TEXT, b"here"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_session_cannot_be_read_is_told_and_the_next_one_comes() {
+    let session = |number| Session { number, more: "more".to_owned() };
+    second_of_three_is_told(session, |session: next::Session| {
+        assert_eq!(session.more, "more");
+        u32::from(session.half) * 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_session_is_refused_by_its_type_is_told() {
+    // Written by one that takes any number.
+    let session = |number| (crate::Serde(Even(number)), "more".to_owned());
+    second_of_three_is_told(session, |(crate::Serde(Even(number)), more): (crate::Serde<Even>, String)| {
+        assert_eq!(more, "more");
+        number
+    })
+    .await;
 }
