@@ -78,6 +78,11 @@ impl Client {
                 self.stream.read_exact(&mut length)?;
                 u16::from_be_bytes(length).into()
             }
+            127 => {
+                let mut length = [0; 8];
+                self.stream.read_exact(&mut length)?;
+                usize::try_from(u64::from_be_bytes(length)).map_err(io::Error::other)?
+            }
             short => usize::from(short),
         };
         let mut payload = vec![0; length];
@@ -93,6 +98,21 @@ impl Client {
         match self.hear()? {
             (first, payload) if first == FINAL | TEXT => String::from_utf8(payload).map_err(io::Error::other),
             (first, payload) => Err(io::Error::other(format!("a frame {first:#x} of {payload:?}"))),
+        }
+    }
+
+    /// Whether something was said that was not heard, at this moment.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn is_spoken_to(&mut self) -> io::Result<bool> {
+        self.stream.get_ref().set_nonblocking(true)?;
+        let said = self.stream.fill_buf().map(|said| !said.is_empty());
+        self.stream.get_ref().set_nonblocking(false)?;
+        match said {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Ok(false) => Err(ErrorKind::UnexpectedEof.into()),
+            said => said,
         }
     }
 

@@ -159,6 +159,82 @@ fn program_without_sockets_takes_none_and_they_are_told() {
 }
 
 #[test]
+fn those_that_the_new_process_does_not_take_are_told_in_time() {
+    let (mut service, address) = start(&[DRAIN]);
+    // Half a message of so much that few lie in a socket.
+    let half = [frame(TEXT, &[b'a'; 60_000]), frame(CONTINUATION, &[b'b'; 60_000])].concat();
+    let mut clients: Vec<_> = (0..80).map(|_| Client::open(address, "/").unwrap()).collect();
+    for client in &mut clients {
+        client.send(&half).unwrap();
+        client.send(&frame(FINAL | PING, b"?")).unwrap();
+        assert_eq!(client.hear().unwrap(), (FINAL | PONG, b"?".to_vec()));
+    }
+    let mut gate = service.gate("take");
+    let old = service.upgrade().unwrap();
+    service.line("is at the gate take");
+    service.line("1012 (1 so far): the process that owns the service has not taken it in time");
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    assert_eq!(service.log().count("cut: "), 0, "{}", service.log().text());
+    gate.open();
+    let (mut told, mut moved) = (0, 0);
+    for mut client in clients {
+        if client.is_spoken_to().unwrap() {
+            let (first, payload) = client.hear().unwrap();
+            assert_eq!((first, payload.first_chunk()), (FINAL | CLOSE, Some(&1012u16.to_be_bytes())));
+            told += 1;
+        } else {
+            client.send(&frame(FINAL | CONTINUATION, b"")).unwrap();
+            let answer = client.hear_text().unwrap();
+            assert!(answer.starts_with(&format!("{} 1 1 aaa", service.owner().pid)), "{}", &answer[..20]);
+            moved += 1;
+        }
+    }
+    assert!(told > 0 && moved >= 64, "{told} are told, {moved} moved");
+    service.stop();
+}
+
+#[test]
+fn one_whose_session_cannot_be_read_is_told() {
+    let (mut service, address) = start(&[DRAIN]);
+    let first = service.owner().pid;
+    let mut clients: Vec<_> = (0..3).map(|_| Client::open(address, "/").unwrap()).collect();
+    for client in &mut clients {
+        exchange(client, "one", first, 1, 0);
+    }
+    for number in 2..=13 {
+        exchange(&mut clients[1], "more", first, number, 0);
+    }
+    std::fs::write(service.dir().join("picky"), "").unwrap();
+    let old = service.upgrade().unwrap();
+    assert_eq!(clients.remove(1).is_closed_with().unwrap(), 1012);
+    service.line("an item of the relay `sockets` cannot be read and is closed (1 so far): it panicked: 13 messages");
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    for client in &mut clients {
+        exchange(client, "two", service.owner().pid, 2, 1);
+    }
+    service.stop();
+}
+
+#[test]
+fn what_the_client_does_not_read_moves_and_holds_no_upgrade_up() {
+    // Whoever waited for this one would be too late.
+    let (mut service, address) = start(&[("FLIP_QUIESCE_TIMEOUT", "60s"), ("FLIP_FREEZE_TIMEOUT", "20s")]);
+    let mut client = Client::open(address, "/").unwrap();
+    exchange(&mut client, "one", service.owner().pid, 1, 0);
+    // More than all buffers on the way.
+    const LENGTH: usize = 20_000_000;
+    client.say(&format!("long {LENGTH}")).unwrap();
+    service.line("sends a long answer");
+    upgrade(&mut service);
+    let last = format!("{} 3 1 last", service.owner().pid);
+    client.say("last").unwrap();
+    let answer = client.hear_text().unwrap();
+    assert!(answer.len() == LENGTH && answer.bytes().all(|byte| byte == b'x'));
+    assert_eq!(client.hear_text().unwrap(), last);
+    service.stop();
+}
+
+#[test]
 fn those_that_nobody_passes_are_told() {
     let (mut service, address) = start(&[DRAIN]);
     let first = service.owner().pid;

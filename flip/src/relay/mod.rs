@@ -131,6 +131,10 @@ pub enum WhyNotPassed {
     /// The owner has no such relay, has dropped it, or is gone.
     #[error("the process that owns the service takes no items of this relay")]
     Unwanted,
+    /// The owner has such a relay, is full of items that it does not [take](Relay::next), and has been for almost all of `drain_timeout`:
+    /// said of WebSockets, which are to be told in time.
+    #[error("the process that owns the service has not taken it in time")]
+    NotTaken,
     /// The service stops.
     #[error("the service stops")]
     Stopping,

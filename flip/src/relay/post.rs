@@ -329,6 +329,14 @@ impl Post {
         self.close(|| WhyNotPassed::Stopping);
     }
 
+    /// What waits for the new process waits no longer.
+    #[cfg(feature = "ws")]
+    pub(crate) fn wait_no_longer(&self) {
+        if self.leads_out() {
+            self.close(|| WhyNotPassed::NotTaken);
+        }
+    }
+
     /// Nothing goes out any more: what was to goes back.
     fn close(&self, why: Why) {
         let before = std::mem::replace(&mut self.inner().out, Out::Closed(why));
@@ -351,7 +359,7 @@ impl Post {
                 continue;
             }
             let sent = send_batch(socket, &batch);
-            let why: Why = if self.is_closed_by_stop() { || WhyNotPassed::Stopping } else { || WhyNotPassed::Unwanted };
+            let why = self.why_closed();
             for (_, slot) in &batch {
                 slot.answer(if sent.is_ok() { Ok(()) } else { Err(why) });
             }
@@ -362,8 +370,9 @@ impl Post {
         }
     }
 
-    fn is_closed_by_stop(&self) -> bool {
-        matches!(&self.inner().out, Out::Closed(why) if matches!(why(), WhyNotPassed::Stopping))
+    /// Where nothing is said about it, the new process has closed it.
+    fn why_closed(&self) -> Why {
+        if let Out::Closed(why) = self.inner().out { why } else { || WhyNotPassed::Unwanted }
     }
 
     /// What goes in one message, in order; nothing where nothing ever will.

@@ -1,14 +1,14 @@
 //! One WebSocket: a codec, a connection, and the process that it is in.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -243,8 +243,27 @@ impl Process {
 
 /// Some time of chance, so that the clients of one process do not all come back in the same moment.
 fn delay(shared: &Shared) -> Duration {
-    let drain = Duration::from_millis(shared.drain_timeout.load(Ordering::Relaxed));
-    DELAY.min(drain / 5).mul_f64(chance())
+    // The other half is for the farewell.
+    let left = left(shared).unwrap_or(Duration::MAX);
+    longest_delay(shared).mul_f64(chance()).min(left / 2)
+}
+
+fn longest_delay(shared: &Shared) -> Duration {
+    DELAY.min(Duration::from_millis(shared.drain_timeout.load(Ordering::Relaxed)) / 5)
+}
+
+/// Until what is left is cut, in a process that leaves.
+fn left(shared: &Shared) -> Option<Duration> {
+    shared.leaving.get()?.left(Instant::now())
+}
+
+/// Until those that the new process does not take have to be told, with time for the delay and the farewell; or half of what is left.
+pub(super) async fn must_be_told(shared: &Shared) {
+    shared.phase.until(|phase| phase.is_leaving()).await;
+    match left(shared) {
+        Some(left) => sleep(left.saturating_sub(2 * longest_delay(shared)).max(left / 2)).await,
+        None => pending().await,
+    }
 }
 
 impl Link {

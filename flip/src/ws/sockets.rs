@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net;
 use std::os::unix::net as unix;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::WebSocket;
 use super::codec::Codec;
-use super::socket::{Io, Link, RESTART};
+use super::socket::{Io, Link, RESTART, must_be_told};
 use crate::entry::shielded;
 use crate::error::Error;
 use crate::handoff::{Handoff, RestoreError, Restorer, SaveError, Saver, Schemas, Type};
@@ -112,7 +112,7 @@ impl<S: Handoff> Sockets<S> {
     /// [`next`](Self::next) of this one before. What was not received and what was not sent moves with it. Where it is closed, nothing
     /// happens.
     ///
-    /// Where the newer process does not take it, or the service stops, it is closed with 1012 after [a delay](super#what-does-not-move), and
+    /// Where the newer process does not take it, not even shortly before `drain_timeout`, or the service stops, it is closed with 1012 after [a delay](super#what-does-not-move), and
     /// this waits for it.
     ///
     /// # Cancel safety
@@ -129,7 +129,7 @@ impl<S: Handoff> Sockets<S> {
         // It fails where the runtime ends.
         let Ok(socket) = Socket::of(io) else { return };
         let moving = Moving { socket, unread, unsent, limit: limit as u64, protocol, session: Known(Ok(session)) };
-        let Err(PassError { item, why }) = self.relay.pass(moving).await else { return };
+        let Err(PassError { item, why }) = self.pass_in_time(moving).await else { return };
         if let Some(process) = &process {
             process.shared.ways.tell(&why);
         }
@@ -137,6 +137,18 @@ impl<S: Handoff> Sockets<S> {
         let link = Link { io, codec: Codec::new(item.unread, item.unsent, limit), process };
         let delay = link.delay();
         link.end(RESTART, delay).await;
+    }
+
+    async fn pass_in_time(&self, moving: Moving<S>) -> Result<(), PassError<Moving<S>>> {
+        let mut passed = pin!(self.relay.pass(moving));
+        let post = self.relay.post();
+        let Some(shared) = post.shared() else { return passed.await };
+        tokio::select! {
+            biased;
+            passed = &mut passed => return passed,
+            () = must_be_told(shared) => post.wait_no_longer(),
+        }
+        passed.await
     }
 
     /// The next WebSocket that was passed to this process; `None` when there will be none, as with [`Relay::next`](crate::Relay::next).

@@ -1,5 +1,7 @@
 //! WebSockets that answer each message by a number of their own, and move at a restart; and some that do not.
 
+use std::path::Path;
+
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
@@ -7,12 +9,25 @@ use axum::routing::get;
 use flip::ws::{Sockets, Upgrade, WebSocket};
 use flip::{Handoff, Live, TcpListener};
 use flip_tests::inside::{Gates, pass_gate, say, start};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::task::spawn_blocking;
+
+/// How many messages there were. Thirteen are too many to be read where there is the file `picky`.
+#[derive(Default, Serialize)]
+struct Messages(u64);
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let messages = u64::deserialize(from)?;
+        assert!(messages != 13 || !Path::new("picky").exists(), "{messages} messages");
+        Ok(Messages(messages))
+    }
+}
 
 /// Of one client.
 #[derive(Default, Handoff)]
 struct Session {
-    messages: u64,
+    messages: Messages,
     /// Which processes it was passed to, besides the first.
     moves: u64,
 }
@@ -44,15 +59,21 @@ async fn converse(app: &App, socket: &mut WebSocket, session: &mut Session) {
     while let Some(message) = socket.recv().await {
         let flip::ws::Message::Text(text) = (match message {
             Ok(message) => message,
-            Err(error) => return say(&format!("has lost a client after {} messages: {error}", session.messages)),
+            Err(error) => return say(&format!("has lost a client after {} messages: {error}", session.messages.0)),
         }) else {
             return say("does not know what to do with bytes");
         };
-        session.messages += 1;
+        session.messages.0 += 1;
         if let Err(error) = app.total.update(|total| total.messages += 1) {
             return say(&format!("cannot count a message: {error}"));
         }
-        let answer = format!("{} {} {} {text}", std::process::id(), session.messages, session.moves);
+        let answer = match text.strip_prefix("long ").and_then(|length| length.parse().ok()) {
+            None => format!("{} {} {} {text}", std::process::id(), session.messages.0, session.moves),
+            Some(length) => {
+                say("sends a long answer");
+                "x".repeat(length)
+            }
+        };
         if let Err(error) = socket.send(answer).await {
             return say(&format!("cannot answer: {error}"));
         }
