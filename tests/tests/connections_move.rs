@@ -98,6 +98,32 @@ fn what_is_not_sent_yet_moves_too() {
 }
 
 #[test]
+fn one_amid_a_message_moves_after_it_or_is_cut_with_its_process() {
+    let start = Start::new(env!("CARGO_BIN_EXE_talks")).linked_as("service").env("FLIP_DRAIN_TIMEOUT", "5s");
+    let mut service = start.start();
+    let address = service.line("listens at ").rsplit_once(' ').unwrap().1.parse().unwrap();
+    service.line(" takes what is passed");
+    let first = service.owner().pid;
+    let mut clients = [Client::connect(address), Client::connect(address)];
+    for client in &mut clients {
+        let mark = service.log().mark();
+        client.send("read 4\nab");
+        service.line_after(mark, " is amid a message");
+    }
+    let old = service.upgrade().unwrap();
+    let [mut comes, mut stays] = clients;
+    comes.send("cd");
+    assert_eq!(comes.hear(), format!("1 {first} abcd"));
+    assert_eq!(comes.ask("more"), format!("2 {} more", service.owner().pid));
+    let peer = stays.write.local_addr().unwrap();
+    service.line(&format!("cut: lines from {peer}, "));
+    assert_eq!(stays.hear(), "");
+    assert_eq!(service.exit(&old), Exit::Status(0));
+    assert_eq!(service.log().count("cut: "), 1, "{}", service.log().text());
+    service.stop();
+}
+
+#[test]
 fn roll_back_leaves_it_where_it_is() {
     let (mut service, address) = start();
     let mut client = Client::connect(address);

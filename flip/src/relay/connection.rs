@@ -352,3 +352,34 @@ impl<C: Unpin> AsyncWrite for Connection<C> {
         connection.socket.io.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn peer_that_does_not_read_has_64_kib_waiting_for_it() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let io = Io::Unix(net::UnixStream::from_std(ours).unwrap());
+        let (mut connection, mut taken) = (Connection::new(Accepted { io, guard: None }, ()), 0);
+        let piece = [b'x'; 40 * 1024];
+        loop {
+            tokio::select! {
+                biased;
+                written = connection.write(&piece) => taken += written.unwrap(),
+                () = std::future::ready(()) => break,
+            }
+        }
+        // What was not sent is lost with it.
+        drop(connection);
+        let mut sent = vec![];
+        peer.read_to_end(&mut sent).unwrap();
+        assert_eq!(taken - sent.len(), UNSENT);
+    }
+}

@@ -68,6 +68,32 @@ fn items_arrive_in_order_with_their_descriptors_and_wait_for_room() {
 }
 
 #[test]
+fn who_waits_for_the_moment_to_pass_is_woken_by_it() {
+    let old = Process::new();
+    let relay = old.relay::<Talk>("talks").unwrap();
+    let (item, other) = talk(0);
+    thread::scope(|scope| {
+        let waits = relay.clone();
+        let passes = scope.spawn(move || {
+            crate::entry::block_on(async {
+                waits.requested().await;
+                assert!(waits.is_requested());
+                waits.pass(item).await.unwrap();
+            });
+        });
+        // A roll-back is no such moment.
+        old.hand_over(|_| Err::<(), _>("no".into())).map(drop).unwrap_err();
+        assert!(!relay.is_requested() && !passes.is_finished());
+        let (_new, arriving) = old.hand_over(|new| Ok(new.relay::<Talk>("talks")?)).unwrap();
+        answer_all(&arriving, 1);
+        passes.join().unwrap();
+    });
+    assert_eq!(ends(vec![other]), ["0"]);
+    // Where it has happened, at once.
+    crate::entry::block_on(relay.requested());
+}
+
+#[test]
 fn what_waits_moves_on_and_comes_first() {
     let first = Process::new();
     let relay = first.relay::<Talk>("talks").unwrap();

@@ -581,3 +581,53 @@ async fn one_whose_session_is_refused_by_its_type_is_told() {
     })
     .await;
 }
+
+/// A WebSocket in the process of this relay, which does not move.
+#[cfg(feature = "test-util")]
+fn unmovable_in(relay: &crate::Relay<Moving<u32>>) -> (WebSocket, DuplexStream) {
+    let (ours, theirs) = duplex(1024);
+    let shared = relay.post().shared().unwrap();
+    let guard: Box<dyn Send + Sync> = Box::new(shared.track("test".into(), None));
+    let codec = Codec::new(vec![], vec![], LIMIT);
+    let link = Link::new(Io::Duplex(ours), codec, Some((std::sync::Arc::clone(shared), guard)));
+    (WebSocket::over(link, None), theirs)
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test(start_paused = true)]
+async fn those_that_do_not_move_are_told_after_some_time_of_chance() {
+    for (drain, longest) in [(10, 2.0), (60, 5.0)] {
+        let process = Process::new();
+        let relay = process.relay::<Moving<u32>>("sockets").unwrap();
+        let shared = relay.post().shared().unwrap();
+        shared.drain_timeout.store(drain * 1000, std::sync::atomic::Ordering::Relaxed);
+        let begin = tokio::time::Instant::now();
+        let told: Vec<_> = (0..200)
+            .map(|number| {
+                let (mut socket, mut peer) = unmovable_in(&relay);
+                // One is received from, another is dropped.
+                tokio::spawn(async move {
+                    if number % 2 == 0 {
+                        assert!(socket.recv().await.is_none());
+                    }
+                });
+                tokio::spawn(async move {
+                    let mut heard = [0; 4];
+                    peer.read_exact(&mut heard).await.unwrap();
+                    assert_eq!((heard[0], heard[2..4].to_vec()), (FINAL | CLOSE, close(1012)));
+                    begin.elapsed().as_secs_f64()
+                })
+            })
+            .collect();
+        shared.phase.set(crate::phase::Phase::Stopping);
+        let mut quarters = [0; 4];
+        for told in told {
+            let after = told.await.unwrap();
+            // The clock goes in milliseconds.
+            assert!(after <= longest + 0.002, "{after}");
+            quarters[((after / longest * 4.0) as usize).min(3)] += 1;
+        }
+        // Five times the standard deviation.
+        assert!(quarters.iter().all(|count| (20..80).contains(count)), "{quarters:?}");
+    }
+}

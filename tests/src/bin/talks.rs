@@ -1,18 +1,25 @@
 //! Conversations by lines that move: each line comes back with its number in its conversation and the pid that answers.
 //!
-//! `big N` is answered with so many bytes, as far as they are taken while nobody reads.
+//! `read N` is answered with the next N bytes, which are waited for in the middle of it; `big N` is answered with so many bytes, as far as they are taken while nobody reads.
 
 use std::io;
 use std::time::Duration;
 
 use flip::{Connection, Relay, TcpListener};
 use flip_tests::inside::{pass_gate, say, start};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Talks = Relay<Connection<u64>>;
 
 async fn answer(talk: &mut Connection<u64>, line: &str) -> io::Result<()> {
     talk.context += 1;
+    if let Some(length) = line.strip_prefix("read ").and_then(|length| length.parse().ok()) {
+        let mut bytes = vec![0; length];
+        say("is amid a message");
+        talk.read_exact(&mut bytes).await?;
+        let text = String::from_utf8_lossy(&bytes);
+        return talk.write_all(format!("{} {} {text}\n", talk.context, std::process::id()).as_bytes()).await;
+    }
     match line.strip_prefix("big ").and_then(|size| size.parse().ok()) {
         None => talk.write_all(format!("{} {} {line}\n", talk.context, std::process::id()).as_bytes()).await,
         Some(size) => {
