@@ -1,15 +1,17 @@
-//! A browser's WebSocket is the same one through ten upgrades that are asked for in its page, and nothing that is said is lost or
+//! A browser's WebSocket is the same one through twenty upgrades that are asked for in its page, and nothing that is said is lost or
 //! repeated.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use flip_tests::Start;
+use flip_tests::{PATIENCE, Start};
 use serde_json::Value;
 
-const UPGRADES: u64 = 10;
+const UPGRADES: u64 = 20;
 /// The last one that was tried.
 const PLAYWRIGHT: &str = "playwright-core@1.65.1";
 
@@ -43,7 +45,7 @@ fn driver() -> Result<(PathBuf, PathBuf), String> {
 }
 
 #[test]
-fn websocket_is_the_same_one_through_ten_upgrades() {
+fn websocket_is_the_same_one_through_twenty_upgrades() {
     let (directory, browser) = match driver() {
         Ok(driver) => driver,
         Err(why) if std::env::var_os("FLIP_CI").is_none() => return println!("SKIPPED: {why}"),
@@ -84,5 +86,29 @@ fn websocket_is_the_same_one_through_ten_upgrades() {
         }
     }
     println!("{} messages through {UPGRADES} upgrades; {}", said.iter().sum::<u64>(), screenshot.display());
+    service.stop_all();
+}
+
+#[test]
+fn page_of_another_site_gets_no_websocket() {
+    let service = Start::new(env!("CARGO_BIN_EXE_chat")).arg("--listen").arg("127.0.0.1:0").spawn();
+    let address = service.line("chat at http://").rsplit_once("//").unwrap().1.trim().to_owned();
+    let answer = |origin: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!(
+            "GET /chat HTTP/1.1\r\nHost: {address}\r\n{origin}Upgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        String::from_utf8_lossy(&status).into_owned()
+    };
+    assert_eq!(answer(&format!("Origin: http://{address}\r\n")), "HTTP/1.1 101");
+    assert_eq!(answer(""), "HTTP/1.1 101");
+    for foreign in ["http://elsewhere.example", "null", "http://127.0.0.1"] {
+        assert_eq!(answer(&format!("Origin: {foreign}\r\n")), "HTTP/1.1 403", "{foreign}");
+    }
     service.stop_all();
 }

@@ -1,4 +1,4 @@
-// Two people talk without a pause while one of them upgrades the service ten times. Prints what they saw.
+// Two people talk without a pause while one of them upgrades the service again and again. Prints what they saw.
 import { chromium } from "playwright-core"
 
 const [address, executablePath, screenshot, upgrades] = process.argv.slice(2)

@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{Html, Response};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use flip::ws::{Error, Message, Sockets, Upgrade, WebSocket};
 use flip::{Apply, Handle, Handoff, Live, TcpListener};
@@ -24,8 +26,9 @@ struct Cli {
     listen: std::net::SocketAddr,
 }
 
-/// How many messages of a room are kept.
+/// How many messages of a room are kept, and how many rooms there may be.
 const HISTORY: usize = 200;
+const ROOMS: usize = 1000;
 
 /// Everything that was said lately.
 #[derive(Default, Handoff)]
@@ -53,7 +56,7 @@ struct Said {
     at: u64,
 }
 
-/// Somebody says something. The answer is its number.
+/// Somebody says something. The answer is its number; nothing where that would be one room too many.
 #[derive(Handoff)]
 struct Say {
     room: String,
@@ -62,9 +65,12 @@ struct Say {
 }
 
 impl Apply<Say> for Rooms {
-    type Answer = u64;
+    type Answer = Option<u64>;
 
-    fn apply(&mut self, Say { room, name, text }: Say) -> u64 {
+    fn apply(&mut self, Say { room, name, text }: Say) -> Option<u64> {
+        if self.rooms.len() >= ROOMS && !self.rooms.contains_key(&room) {
+            return None;
+        }
         let at = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
         let Room { said, history } = self.rooms.entry(room.clone()).or_default();
         *said += 1;
@@ -74,7 +80,7 @@ impl Apply<Say> for Rooms {
         }
         // In this process, which owns the rooms, wherever it was said.
         CHANGED.send_replace(());
-        *said
+        Some(*said)
     }
 }
 
@@ -113,7 +119,11 @@ struct Chat {
 }
 
 impl Chat {
-    async fn begin(State(chat): State<Chat>, upgrade: Upgrade) -> Response {
+    async fn begin(State(chat): State<Chat>, headers: HeaderMap, upgrade: Upgrade) -> Response {
+        // A browser lets any page open a WebSocket anywhere, and says which page it is (RFC 6455, 10.2).
+        if headers.get(ORIGIN).is_some_and(|origin| !is_of_this_page(origin, headers.get(HOST))) {
+            return StatusCode::FORBIDDEN.into_response();
+        }
         upgrade.on_upgrade(async move |socket| {
             let number = chat.rooms.update(|rooms| {
                 rooms.sockets += 1;
@@ -128,7 +138,8 @@ impl Chat {
 
     /// Until it is closed, or moves on.
     async fn talk(self, mut socket: WebSocket, mut session: Session) {
-        if self.tell(&mut socket, &mut session).await.is_ok() {
+        // What a browser that does not read has not heard by then it hears in the new process.
+        if let Ok(()) | Err(Error::Leaving) = self.tell(&mut socket, &mut session).await {
             self.sockets.pass(socket, session).await;
         }
     }
@@ -185,9 +196,12 @@ impl Chat {
             Asks::Say(text) => {
                 let (room, name) = (session.room.clone(), session.name.clone());
                 // Wherever the rooms are by now.
-                if let Err(error) = self.rooms.call(Say { room, name, text: shortened(text, 2000) }).await {
-                    socket.send(json!({ "error": error.to_string() }).to_string()).await?;
-                }
+                let error = match self.rooms.call(Say { room, name, text: shortened(text, 2000) }).await {
+                    Ok(Some(_)) => return Ok(()),
+                    Ok(None) => "there are too many rooms".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                socket.send(json!({ "error": error }).to_string()).await?;
             }
             Asks::Upgrade => {
                 let flip = self.flip.clone();
@@ -200,6 +214,12 @@ impl Chat {
         }
         Ok(())
     }
+}
+
+/// Whether an origin (`http://127.0.0.1:8080`) is the host that was asked.
+fn is_of_this_page(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    origin.is_some_and(|(_, origin)| host.is_some_and(|host| *host == *origin))
 }
 
 fn shortened(text: String, most: usize) -> String {
