@@ -371,5 +371,11 @@ fn request_that_is_none_for_a_websocket_is_refused() {
     let old = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 8\r\nsec-websocket-key: x\r\n";
     http.send(&format!("GET / HTTP/1.1\r\nhost: test\r\n{old}\r\n")).unwrap();
     assert_eq!(http.answer().unwrap().status, 426);
+    for key in ["x", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "dGhlIHNhbXBsZSBub25j!Q=="] {
+        http = client::Http::open(address).unwrap();
+        let ask = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: ";
+        http.send(&format!("GET / HTTP/1.1\r\nhost: test\r\n{ask}{key}\r\n\r\n")).unwrap();
+        assert_eq!(http.answer().unwrap().status, 400, "{key}");
+    }
     service.stop();
 }

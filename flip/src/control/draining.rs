@@ -68,20 +68,18 @@ impl Passing {
         }
     }
 
-    /// Whoever passes has the next item back. What is on its way already is closed: nobody else would ever read it.
-    fn refuse(&mut self) {
+    /// Whoever passes has the next item back. What is on its way already is closed, as far as it can be read it is counted: nobody else would
+    /// ever read it.
+    fn refuse(&mut self) -> usize {
         fd::shutdown(self.link.socket());
         let mut count = 0;
         while let Ok(Some(received)) = self.link.receive() {
             count += if let Message::Items(items) = received.message { items.len() } else { 0 };
         }
         if count > 0 {
-            say!(
-                warn,
-                "{count} items of the relay `{}` were on their way, and nobody takes them here: closed",
-                self.name
-            );
+            say!(warn, "{count} items of the relay `{}` were on their way, and are not taken here: closed", self.name);
         }
+        count
     }
 }
 
@@ -176,9 +174,10 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
             if let Err(error) = take_items(passing, &post) {
                 say!(
                     warn,
-                    "a draining process passed what is no item of the relay `{}`, and keeps what it still has: {error}",
+                    "a draining process passed what is no item of the relay `{}`, and keeps what it has not sent: {error}",
                     passing.name
                 );
+                passing.refuse();
                 passing.link.close();
             }
         }
@@ -240,5 +239,29 @@ fn take_message(link: &mut Link) -> std::io::Result<Option<Received>> {
         if poll(&mut [PollEntry::readable(link.socket())], Some(PATIENCE))? == 0 {
             return Err(std::io::Error::other("the rest of it does not come"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Item;
+    use crate::relay::Relay;
+
+    #[test]
+    fn items_behind_a_message_that_is_none_are_counted() {
+        let shared = Arc::new(Shared::new(true).unwrap());
+        let relay = Relay::<u8>::declare("numbers", &shared);
+        let (ours, theirs) = fd::seqpacket_pair().unwrap();
+        let mut passing =
+            Passing { name: "numbers".into(), origin: Origin::new(vec![]), link: Link::new(ours).unwrap() };
+        let mut passes = Link::new(theirs).unwrap();
+        passes.send(&Message::Ready, vec![]);
+        for count in [1, 2] {
+            passes.send(&Message::Items((0..count).map(|_| Item { bytes: vec![1], descriptors: 0 }).collect()), vec![]);
+        }
+        take_items(&mut passing, relay.post()).unwrap_err();
+        assert_eq!(passing.refuse(), 3);
+        assert!(!passing.link.is_open());
     }
 }

@@ -94,7 +94,7 @@ pub enum UpgradeRejection {
     /// Another method, or another version of HTTP.
     #[error("a WebSocket begins with a GET of HTTP/1.1")]
     Method,
-    /// `Connection`, `Upgrade` or `Sec-WebSocket-Key` is missing.
+    /// `Connection`, `Upgrade` or `Sec-WebSocket-Key` is missing, or is not what it must be.
     #[error("the request does not ask for a WebSocket")]
     NotAsked,
     /// `Sec-WebSocket-Version` is not 13.
@@ -136,13 +136,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(UpgradeRejection::Version);
         }
-        let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(UpgradeRejection::NotAsked)?;
+        let key =
+            headers.get(SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(UpgradeRejection::NotAsked)?;
         // It is base64, which a header may have.
         let accept = derive_accept_key(key.as_bytes()).parse().map_err(|_| UpgradeRejection::NotAsked)?;
         let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(UpgradeRejection::NotUpgradable)?;
         Ok(Upgrade { on_upgrade, accept, offered, protocol: None, limit: 16 << 20 })
     }
+}
+
+/// Whether it is sixteen bytes in base64 (RFC 6455, 4.2.1).
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
 }
 
 /// Whether a header that is a list has this in it.
