@@ -68,13 +68,21 @@ impl Passing {
         }
     }
 
-    /// Whoever passes has the next item back. What is on its way already is closed, as far as it can be read it is counted: nobody else would
-    /// ever read it.
-    fn refuse(&mut self) -> usize {
+    /// Whoever passes has the next item back. What is on its way already is closed, and counted as far as it can be read: nobody else
+    /// would ever read it. Where its relay is here, and dropped, it may be told.
+    fn refuse(&mut self, shared: &Shared) -> usize {
         fd::shutdown(self.link.socket());
+        let dropped = match shared.relays.look_for(&self.name) {
+            Looked::Declared(post) if post.has_room().is_none() => Some(post),
+            _ => None,
+        };
         let mut count = 0;
         while let Ok(Some(received)) = self.link.receive() {
-            count += if let Message::Items(items) = received.message { items.len() } else { 0 };
+            let Message::Items(items) = received.message else { continue };
+            match &dropped {
+                Some(post) => post.push(parcels(items, received.fds, |_| Some(&self.origin)).unwrap_or_default()),
+                None => count += items.len(),
+            }
         }
         if count > 0 {
             say!(warn, "{count} items of the relay `{}` were on their way, and are not taken here: closed", self.name);
@@ -93,7 +101,7 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
             sockets.relays.retain_mut(|passing| {
                 let may_be_wanted = passing.post(shared).is_some();
                 if !may_be_wanted {
-                    passing.refuse();
+                    passing.refuse(shared);
                 }
                 may_be_wanted && passing.link.is_open()
             });
@@ -177,7 +185,7 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
                     "a draining process passed what is no item of the relay `{}`, and keeps what it has not sent: {error}",
                     passing.name
                 );
-                passing.refuse();
+                passing.refuse(shared);
                 passing.link.close();
             }
         }
@@ -215,7 +223,7 @@ fn take_connection(shared: &Shared, link: &mut Link) -> std::io::Result<()> {
 }
 
 /// One message of items.
-fn take_items(passing: &mut Passing, post: &Post) -> std::io::Result<()> {
+fn take_items(passing: &mut Passing, post: &Arc<Post>) -> std::io::Result<()> {
     let Some(received) = take_message(&mut passing.link)? else { return Ok(()) };
     let items = match received.message {
         Message::Items(items) => parcels(items, received.fds, |_| Some(&passing.origin)),
@@ -250,7 +258,7 @@ mod tests {
 
     #[test]
     fn items_behind_a_message_that_is_none_are_counted() {
-        let shared = Arc::new(Shared::new(true).unwrap());
+        let shared = Shared::new(true).unwrap();
         let relay = Relay::<u8>::declare("numbers", &shared);
         let (ours, theirs) = fd::seqpacket_pair().unwrap();
         let mut passing =
@@ -261,7 +269,7 @@ mod tests {
             passes.send(&Message::Items((0..count).map(|_| Item { bytes: vec![1], descriptors: 0 }).collect()), vec![]);
         }
         take_items(&mut passing, relay.post()).unwrap_err();
-        assert_eq!(passing.refuse(), 3);
+        assert_eq!(passing.refuse(&shared), 3);
         assert!(!passing.link.is_open());
     }
 }

@@ -107,7 +107,7 @@ impl Parcel {
     }
 
     /// The item, as it is in this process.
-    pub(super) fn unwrap<T: Handoff>(self, post: &Arc<Post>) -> Result<T, String> {
+    pub(crate) fn unwrap<T: Handoff>(self, post: &Arc<Post>) -> Result<T, String> {
         let plan = self.origin.plan(post.schema())?;
         let mut source = Unwrapping { post, bytes: self.bytes, fds: self.fds };
         let mut input = Restorer::new(&mut source, Limits::default());

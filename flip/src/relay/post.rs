@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+#[cfg(feature = "ws")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +40,9 @@ pub(crate) struct Post {
     room: Event,
     /// Something is to be sent, or nothing ever.
     leaving: Event,
+    /// What becomes of an item that nobody takes: it is dropped where nothing is said.
+    #[cfg(feature = "ws")]
+    turn_away: OnceLock<fn(&Arc<Post>, Parcel)>,
 }
 
 #[derive(Default)]
@@ -126,6 +131,8 @@ impl Post {
             arrived: Event::new(),
             room: Event::new(),
             leaving: Event::new(),
+            #[cfg(feature = "ws")]
+            turn_away: OnceLock::new(),
         })
     }
 
@@ -204,12 +211,11 @@ impl Post {
     }
 
     /// An item of an earlier generation.
-    pub(crate) fn push(&self, parcels: Vec<Parcel>) {
+    pub(crate) fn push(self: &Arc<Self>, parcels: Vec<Parcel>) {
         let mut inner = self.inner();
         if inner.abandoned {
-            let count = parcels.len();
             drop(inner);
-            return self.close_unwanted(count);
+            return self.close_unwanted(parcels);
         }
         inner.queue.extend(parcels);
         drop(inner);
@@ -274,25 +280,48 @@ impl Post {
         self.arrived.notify(usize::MAX);
     }
 
-    fn abandon(&self) {
-        let count = {
+    fn abandon(self: &Arc<Self>) {
+        let unwanted = {
             let mut inner = self.inner();
             inner.abandoned = true;
-            std::mem::take(&mut inner.queue).len()
+            std::mem::take(&mut inner.queue)
         };
         let Some(shared) = &self.shared else { return };
         shared.relays.bell().ring();
         // What waits here when this process is not the owner is somebody else's already.
         if shared.hold.get() == Holding::Open && !shared.phase.get().is_leaving() {
-            self.close_unwanted(count);
+            self.close_unwanted(unwanted);
         }
         self.wake();
     }
 
-    fn close_unwanted(&self, count: usize) {
+    fn close_unwanted(self: &Arc<Self>, unwanted: impl IntoIterator<Item = Parcel>) {
+        let mut count = 0;
+        for parcel in unwanted {
+            count += 1;
+            self.turn_away(parcel);
+        }
         if count > 0 {
             say!(warn, "{count} items of the relay `{}` were passed, and nobody takes them here: closed", self.name);
         }
+    }
+
+    #[cfg(feature = "ws")]
+    fn turn_away(self: &Arc<Self>, parcel: Parcel) {
+        if let Some(turn_away) = self.turn_away.get() {
+            turn_away(self, parcel);
+        }
+    }
+
+    #[cfg(not(feature = "ws"))]
+    #[allow(clippy::unused_self, reason = "it may know what to do, where there are WebSockets")]
+    fn turn_away(self: &Arc<Self>, _: Parcel) {}
+
+    /// What is to become of items that nobody takes.
+    #[cfg(feature = "ws")]
+    pub(crate) fn turns_away_by(&self, turn_away: fn(&Arc<Post>, Parcel)) {
+        // Whoever comes second says the same.
+        let _ = self.turn_away.set(turn_away);
     }
 
     /// From here on items go to the new process over this socket, or back to whoever passes them where there is none.
@@ -319,9 +348,16 @@ impl Post {
         matches!(self.inner().out, Out::Open { .. })
     }
 
-    pub(super) fn give_up(&self) {
-        let given = std::mem::take(&mut self.inner().queue);
-        drop(given);
+    pub(super) fn give_up(self: &Arc<Self>) {
+        let (given, is_wanted) = {
+            let mut inner = self.inner();
+            let is_wanted = !matches!(inner.out, Out::Closed(_));
+            (std::mem::take(&mut inner.queue), is_wanted)
+        };
+        // What the new process has no relay for it has closed: these are the last that are open.
+        if !is_wanted {
+            given.into_iter().for_each(|parcel| self.turn_away(parcel));
+        }
         self.wake();
     }
 

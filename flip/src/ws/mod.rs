@@ -53,7 +53,8 @@
 //!
 //! # What does not move
 //!
-//! A WebSocket that nobody passes, that the new process has no [`Sockets`] for, or whose service stops, is told 1012 ("service
+//! A WebSocket that nobody passes, that the new process has no [`Sockets`] for or does not take until shortly before `drain_timeout`, whose
+//! session it cannot read, that has more than 63 MiB unread and unsent, or whose service stops, is told 1012 ("service
 //! restart", in IANA's registry of close codes), which asks the client to come back, and closed by the handshake. Not all at once: each waits
 //! some time, at most a fifth of `drain_timeout` and at most five seconds, so that their clients do not all come back in one moment.
 //! Where nothing could take it, it goes on meanwhile. A stop says the same and not 1001 ("going away"), because most stops are restarts, too,

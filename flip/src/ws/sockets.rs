@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 
 use super::WebSocket;
 use super::codec::Codec;
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::handoff::{Handoff, RestoreError, Restorer, SaveError, Saver, Schemas, Type};
 use crate::log::say;
 use crate::params::{Param, Setup};
-use crate::relay::{PassError, Post, Relay};
+use crate::relay::{Parcel, PassError, Post, Relay};
 
 /// The WebSockets that move from one process to the next, each with what the program knows about it: a parameter
 /// `sockets: Sockets<Session>` of `main`. Its handle is cheap to clone. See [the module](super) for a whole program.
@@ -105,6 +106,7 @@ impl<S: Handoff> Sockets<S> {
         if let Some(shared) = relay.post().shared() {
             shared.ways.add(relay.post());
         }
+        relay.post().turns_away_by(turn_away::<S>);
         Sockets { relay }
     }
 
@@ -171,30 +173,61 @@ impl<S: Handoff> Sockets<S> {
     }
 
     fn adopt(&self, moving: Moving<S>) -> Option<(WebSocket, S)> {
-        let Moving { socket, unread, unsent, limit, protocol, session: Known(session) } = moving;
         let post = self.relay.post();
-        let io = match socket.open() {
-            Ok(io) => io,
-            Err(error) => {
-                post.lose(&error.to_string());
-                return None;
-            }
-        };
-        let process = post.shared().map(|shared| {
-            let guard: Box<dyn Send + Sync> = Box::new(shared.track(Arc::clone(post.name()), None));
-            (Arc::clone(shared), guard)
-        });
-        let codec = Codec::new(unread, unsent, usize::try_from(limit).unwrap_or(usize::MAX));
-        let link = Link::new(io, codec, process);
-        match session {
-            Ok(session) => Some((WebSocket::over(link, protocol), session)),
-            Err(why) => {
+        match moving.open(post) {
+            Ok((link, protocol, Ok(session))) => Some((WebSocket::over(link, protocol), session)),
+            Ok((link, _, Err(why))) => {
                 post.lose(&why);
                 let delay = link.delay();
                 tokio::spawn(link.end(RESTART, delay));
                 None
             }
+            Err(error) => {
+                post.lose(&error.to_string());
+                None
+            }
         }
+    }
+}
+
+/// Tells one that nobody takes.
+fn turn_away<S: Handoff>(post: &Arc<Post>, parcel: Parcel) {
+    tell(post, parcel, |post, parcel| {
+        let (link, ..) = parcel.unwrap::<Moving<S>>(post)?.open(post).map_err(|error| error.to_string())?;
+        Ok(link)
+    });
+}
+
+fn tell(post: &Arc<Post>, parcel: Parcel, open: fn(&Arc<Post>, Parcel) -> Result<Link, String>) {
+    // It may be the control thread that gives up what waits, and a session may be read by code of the user's.
+    let _entered = post.shared().and_then(|shared| shared.enter());
+    let Ok(runtime) = Handle::try_current() else { return };
+    let alive = post.shared().map(|shared| shared.track(Arc::clone(post.name()), None));
+    let post = Arc::clone(post);
+    runtime.spawn(async move {
+        match shielded(|| open(&post, parcel)) {
+            Ok(link) => {
+                drop(alive);
+                let delay = link.delay();
+                link.end(RESTART, delay).await;
+            }
+            Err(why) => post.lose(&why),
+        }
+    });
+}
+
+impl<S> Moving<S> {
+    /// It as it is in this process, with the protocol that was agreed on and its session.
+    #[allow(clippy::type_complexity, reason = "all three are wanted by one caller alone")]
+    fn open(self, post: &Arc<Post>) -> io::Result<(Link, Option<String>, Result<S, String>)> {
+        let Moving { socket, unread, unsent, limit, protocol, session: Known(session) } = self;
+        let io = socket.open()?;
+        let process = post.shared().map(|shared| {
+            let guard: Box<dyn Send + Sync> = Box::new(shared.track(Arc::clone(post.name()), None));
+            (Arc::clone(shared), guard)
+        });
+        let codec = Codec::new(unread, unsent, usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok((Link::new(io, codec, process), protocol, session))
     }
 }
 

@@ -550,10 +550,7 @@ async fn second_of_three_is_told<Old: Handoff, New: Handoff>(session: fn(u32) ->
     assert_eq!(even(session), 4);
     let (_third, session) = arriving.next().await.unwrap();
     assert_eq!(even(session), 6);
-    let expected = unmasked(FINAL | CLOSE, &[close(1012), b"service restart".to_vec()].concat());
-    let mut heard = vec![0; expected.len()];
-    peers[1].read_exact(&mut heard).await.unwrap();
-    assert_eq!(heard, expected);
+    hears_of_the_restart(peers.remove(1)).await;
     assert_eq!(arriving.lost(), 1);
     first.send("here").await.unwrap();
     let mut heard = [0; 6];
@@ -580,6 +577,41 @@ async fn one_whose_session_is_refused_by_its_type_is_told() {
         number
     })
     .await;
+}
+
+async fn hears_of_the_restart(mut peer: tokio::net::UnixStream) {
+    let expected = unmasked(FINAL | CLOSE, &[close(1012), b"service restart".to_vec()].concat());
+    let mut heard = vec![0; expected.len()];
+    peer.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_nobody_takes_any_more_are_told() {
+    let old = Process::new();
+    let relay = old.relay::<Moving<u32>>("sockets").unwrap();
+    let sockets = Sockets::over(relay.clone());
+    let (_new, arriving) = tokio::task::block_in_place(|| {
+        old.hand_over(|new| Ok(Sockets::over(new.relay::<Moving<u32>>("sockets")?))).unwrap()
+    });
+    let mut peers = vec![];
+    for number in 0..10 {
+        let (socket, peer) = socket_in(&relay);
+        sockets.pass(socket, number).await;
+        peers.push(peer);
+    }
+    // Some lie there by now, and some are on their way.
+    assert_eq!(arriving.next().await.unwrap().1, 0);
+    drop((peers.remove(0), arriving));
+    for number in 0..10 {
+        let (socket, peer) = socket_in(&relay);
+        let sockets = sockets.clone();
+        tokio::spawn(async move { sockets.pass(socket, number).await });
+        peers.push(peer);
+    }
+    for peer in peers {
+        hears_of_the_restart(peer).await;
+    }
 }
 
 /// A WebSocket in the process of this relay, which does not move.
