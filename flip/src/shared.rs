@@ -224,7 +224,7 @@ impl Shared {
     }
 
     /// Whether there is anything that a process can work on only while it owns it.
-    #[cfg(feature = "http2")]
+    #[cfg(feature = "hyper")]
     pub(crate) fn has_state(&self) -> bool {
         !self.states.is_empty() || !self.exclusives.is_empty()
     }

@@ -39,7 +39,7 @@ impl Exclusives {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(feature = "http2")]
+    #[cfg(feature = "hyper")]
     pub(crate) fn is_empty(&self) -> bool {
         self.inner().declared.is_empty()
     }

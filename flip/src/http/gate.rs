@@ -6,7 +6,10 @@
 //! - it takes bytes from its read buffer for a head only when the head is whole; so while it waits for more of it, nothing
 //!   is lost with hyper itself;
 //! - after an answer it asks the transport to flush, and turns to the next head, which a client may have pipelined, only
-//!   once that flush is done.
+//!   once that flush is done and it has read the request's body, or has been told that nobody wants it.
+//!
+//! So where that body ends, or is left, only after its answer has, nothing stops hyper but the service: a request that it
+//! parses while requests have to wait is parked there.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -57,6 +60,14 @@ pub(super) struct State {
     bell: Arc<Bell>,
 }
 
+/// What becomes of a request that was parked.
+pub(super) enum Turn {
+    /// It is dispatched in this process.
+    Here,
+    /// No handler of this process may see it.
+    Refused,
+}
+
 /// There is none, or it was read to its end.
 const READ: u64 = 0;
 /// The handler has it.
@@ -104,6 +115,15 @@ impl State {
     #[inline]
     pub(super) fn set_held(&self, held: bool) {
         set(&self.still, held);
+    }
+
+    /// What becomes of a request that was parsed while requests have to wait. Nobody is asked to wake this task: see the gate.
+    pub(super) fn poll_turn(&self) -> Poll<Turn> {
+        if self.is_passing() && self.shared.has_state() {
+            // hyper has its bytes, so it cannot be passed, and a handler here could not write.
+            return Poll::Ready(Turn::Refused);
+        }
+        if self.is_held() && !self.is_passing() { Poll::Pending } else { Poll::Ready(Turn::Here) }
     }
 
     /// Whether an answer is to announce the end of this connection.

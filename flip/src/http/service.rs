@@ -4,15 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 
-use super::gate::State;
+use super::gate::{State, Turn};
 use crate::drain::Running;
 
 /// A service that can ask who is at the other end.
@@ -59,7 +59,7 @@ impl<S> Tracked<S> {
 
 impl<S, B> Service<Request<Incoming>> for Tracked<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     B: HttpBody,
 {
     type Response = Response<Answer<B>>;
@@ -68,15 +68,28 @@ where
 
     #[inline]
     fn call(&self, request: Request<Incoming>) -> Handling<S::Future> {
-        self.handle(request.map(|body| {
-            if body.is_end_stream() {
-                self.state.begin(false);
-                return RequestBody::default();
-            }
+        let (parts, body) = request.into_parts();
+        let body = if body.is_end_stream() {
+            self.state.begin(false);
+            RequestBody::default()
+        } else {
             let number = self.state.begin(true);
-            let end = UploadEnd { state: Arc::clone(&self.state), number, reached: false };
+            let asks = parts.headers.contains_key(EXPECT);
+            let end = UploadEnd { state: Arc::clone(&self.state), number, asks, reached: false };
             RequestBody { incoming: Some(body), end: Some(end) }
-        }))
+        };
+        let request = Request::from_parts(parts, body);
+        // The gate holds hyper back where it can: not behind a body that ends, or is left, after its answer has.
+        if self.state.is_held() { self.park(request) } else { self.handle(request) }
+    }
+}
+
+impl<S: Service<Request<RequestBody>> + Clone + Send + 'static> Tracked<S> {
+    #[cold]
+    fn park(&self, request: Request<RequestBody>) -> Handling<S::Future> {
+        let tracked = Tracked::new(self.service.clone(), Arc::clone(&self.state));
+        let begin = Box::new(move || tracked.handle(request));
+        Handling::Parked { begin: Some(begin), state: Arc::clone(&self.state) }
     }
 }
 
@@ -86,7 +99,7 @@ impl<S: Service<Request<RequestBody>>> Tracked<S> {
         let wish = Wish::of(&request);
         let end = End(Arc::clone(&self.state));
         let running = self.state.shared.handlers.begin();
-        Handling { future: self.service.call(request), running, wish, end: Some(end) }
+        Handling::Begun { future: self.service.call(request), running, wish, end: Some(end) }
     }
 }
 
@@ -139,15 +152,22 @@ fn is_listed(headers: &HeaderMap, option: &str) -> bool {
     })
 }
 
+type Begin<F> = Box<dyn FnOnce() -> Handling<F> + Send>;
+
 pin_project! {
     /// A request on its way to an answer's head.
-    pub(super) struct Handling<F> {
-        #[pin]
-        future: F,
-        // Dropped with the head: a body that streams is not a handler that runs.
-        running: Running,
-        wish: Wish,
-        end: Option<End>,
+    #[project = Step]
+    pub(super) enum Handling<F> {
+        Begun {
+            #[pin]
+            future: F,
+            // Dropped with the head: a body that streams is not a handler that runs.
+            running: Running,
+            wish: Wish,
+            end: Option<End>,
+        },
+        // hyper has parsed it while requests have to wait; the user's service has not seen it.
+        Parked { begin: Option<Begin<F>>, state: Arc<State> },
     }
 }
 
@@ -158,28 +178,59 @@ where
 {
     type Output = Result<Response<Answer<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut response = ready!(this.future.poll(cx))?;
-        let end = this.end.take().expect("a future is not polled after its end");
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Step::Parked { begin, state } = self.as_mut().project() {
+            let turn = ready!(state.poll_turn());
+            let begin = begin.take().expect(UNTIL_ITS_END);
+            match turn {
+                Turn::Here => {
+                    let begun = begin();
+                    self.set(begun);
+                }
+                Turn::Refused => {
+                    drop(begin);
+                    return Poll::Ready(Ok(Answer::refusal(End(Arc::clone(state)))));
+                }
+            }
+        }
+        let Step::Begun { future, wish, end, .. } = self.project() else { unreachable!("it has begun") };
+        let mut response = ready!(future.poll(cx))?;
+        let end = end.take().expect(UNTIL_ITS_END);
         let state = &end.0;
-        let mut closing = this.wish.ends_with(&response);
+        let mut closing = wish.ends_with(&response);
         // With more requests behind it, this is not the last answer. A body that is not yet read is not a request.
         if !closing && state.announces_close() && (state.is_body_open() || !state.has_unread()) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             closing = true;
         }
         state.answer(closing);
-        Poll::Ready(Ok(response.map(|body| Answer { body, end })))
+        Poll::Ready(Ok(response.map(|body| Answer { body: Some(body), end })))
     }
 }
+
+const UNTIL_ITS_END: &str = "a future is not polled after its end";
 
 pin_project! {
     /// An answer's body; hyper drops it when it has all of it, and before it flushes that.
     pub(super) struct Answer<B> {
+        // None of a refusal.
         #[pin]
-        body: B,
+        body: Option<B>,
         end: End,
+    }
+}
+
+impl<B> Answer<B> {
+    /// To a request that no handler of this process may see any more. Its client sends it again, on a connection to the new process.
+    #[cold]
+    fn refusal(end: End) -> Response<Answer<B>> {
+        end.0.answer(true);
+        let mut response = Response::new(Answer { body: None, end });
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 }
 
@@ -197,15 +248,15 @@ impl<B: HttpBody> HttpBody for Answer<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        self.project().body.as_pin_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
@@ -241,6 +292,30 @@ impl From<Incoming> for RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    #[inline]
+    fn drop(&mut self) {
+        if self.end.as_ref().is_some_and(|end| !end.reached && !end.asks) {
+            self.look_for_the_end();
+        }
+    }
+}
+
+impl RequestBody {
+    /// Its end may be here already, and then it is known where the next request begins.
+    #[cold]
+    fn look_for_the_end(&mut self) {
+        /// As much as hyper reads ahead: a piece, and trailers.
+        const AHEAD: usize = 3;
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..AHEAD {
+            if !matches!(Pin::new(&mut *self).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))) {
+                return;
+            }
+        }
+    }
+}
+
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestBody").finish_non_exhaustive()
@@ -252,6 +327,8 @@ struct UploadEnd {
     /// Of the request.
     number: u64,
     reached: bool,
+    /// To read it is to ask the client for it.
+    asks: bool,
 }
 
 impl UploadEnd {

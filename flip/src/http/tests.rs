@@ -150,12 +150,18 @@ fn router(stage: Stage) -> Router {
     async fn boom() {
         panic!("on purpose");
     }
+    /// Answers while somebody else still reads.
+    async fn read_later(body: Body) -> &'static str {
+        tokio::spawn(axum::body::to_bytes(body, usize::MAX));
+        "later"
+    }
     let dispatched = Arc::clone(&stage.dispatched);
     Router::new()
         .route("/hello", get(async || "hello"))
         .route("/echo", post(async |body: Bytes| body))
         .route("/ignore", post(async || "ignored"))
         .route("/ignore-slowly", post(ignore_slowly))
+        .route("/read-later", post(read_later))
         .route("/peer", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
         .route("/slow", any(slow))
         .route("/stream", get(stream))
@@ -257,6 +263,13 @@ impl Server {
     fn rest_is_done(&self) {
         self.shared.lasting.close();
         self.shared.phase.set(Phase::Stopping);
+    }
+
+    /// From here on what rests is passed; what would be sent can be received.
+    fn pass_on(&self) -> OwnedFd {
+        let (ours, theirs) = crate::sys::fd::seqpacket_pair().unwrap();
+        self.shared.passer.set(crate::pass::Passer::start(ours).unwrap()).ok().unwrap();
+        theirs
     }
 
     fn dispatched(&self) -> usize {
@@ -549,6 +562,158 @@ fn freeze_after_an_upload_that_nobody_read() {
         server.thaw();
         client.answer().await.is("hello", false);
     });
+}
+
+/// `/slow` takes no body.
+const UNREAD: [&str; 2] = [
+    "POST /slow HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody",
+    "POST /slow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+];
+
+#[test]
+fn freeze_with_a_request_behind_an_upload_that_nobody_reads() {
+    frozen(async |server| {
+        for upload in UNREAD {
+            let mut client = server.client().await;
+            client.send(&[upload, &request("/hello")].concat()).await;
+            server.entered().await;
+            server.freeze();
+            let dispatched = server.dispatched();
+            server.release();
+            client.answer().await.is("slow", false);
+            // With chunks, hyper has parsed what is behind it.
+            server.stays_frozen(1, dispatched).await;
+            assert!(server.shared.handlers.wait_idle(std::time::Instant::now()));
+            server.thaw();
+            client.answer().await.is("hello", false);
+            assert_eq!(server.dispatched(), dispatched + 1);
+            client.get("/hello").await.is("hello", false);
+        }
+    });
+}
+
+#[test]
+fn freeze_with_a_request_behind_an_upload_that_is_read_after_its_answer() {
+    frozen(async |server| {
+        let mut client = server.client().await;
+        for rest in ["body", "bo"] {
+            client.send("POST /read-later HTTP/1.1\r\nContent-Length: 8\r\n\r\nhalf").await;
+            client.answer().await.is("later", false);
+            some_turns().await;
+            server.freeze();
+            let dispatched = server.dispatched();
+            client.send(rest).await;
+            if rest.len() < 4 {
+                some_turns().await;
+                client.send("dy").await;
+            }
+            client.send(&request("/hello")).await;
+            server.stays_frozen(0, dispatched).await;
+            server.thaw();
+            client.answer().await.is("hello", false);
+        }
+    });
+}
+
+/// Where it is known in time where the upload ends, what is behind it goes to the new process.
+#[test]
+fn request_behind_an_upload_that_nobody_reads_is_passed_or_refused() {
+    for has_state in [true, false] {
+        for (upload, passes) in UNREAD.into_iter().zip([true, false]) {
+            for in_freeze in [true, false] {
+                within(async {
+                    let server = Server::start(NEVER).await;
+                    let _total = has_state.then(|| crate::Live::declare("total", 0u64, &server.shared));
+                    let passes_to = server.pass_on();
+                    let mut client = server.client().await;
+                    client.send(&[upload, &request("/hello")].concat()).await;
+                    server.entered().await;
+                    server.freeze();
+                    if in_freeze {
+                        server.release();
+                        client.answer().await.is("slow", false);
+                        some_turns().await;
+                    }
+                    server.hand_off();
+                    if !in_freeze {
+                        server.release();
+                        client.answer().await.is("slow", false);
+                    }
+                    if passes {
+                        let passed = passed(&passes_to).await;
+                        assert_eq!(passed.unread, request("/hello").as_bytes());
+                        assert_eq!(server.dispatched(), 1);
+                    } else if has_state {
+                        let answer = client.answer().await;
+                        assert!(answer.status == 503 && answer.closes, "{answer:?}");
+                        client.ends().await;
+                        assert_eq!(server.dispatched(), 1);
+                    } else {
+                        client.answer().await.is("hello", false);
+                        assert_eq!(passed(&passes_to).await.unread, b"");
+                    }
+                    drop(client);
+                    server.ends().await;
+                });
+            }
+        }
+    }
+}
+
+/// What is left of an upload may look like a request.
+#[test]
+fn rest_of_an_upload_that_nobody_reads_is_neither_passed_nor_parsed() {
+    let hidden = request("/hello");
+    let chunk = format!("{:x}\r\n{hidden}\r\n", hidden.len());
+    for (head, first, second) in [
+        ("Content-Length: 1000", hidden.clone(), hidden.clone()),
+        ("Content-Length: 1000", String::new(), hidden.clone()),
+        ("Content-Length: 1000", "x".to_owned(), hidden.clone()),
+        ("Transfer-Encoding: chunked", chunk.repeat(3), chunk.clone()),
+        ("Transfer-Encoding: chunked", String::new(), chunk.clone()),
+        ("Transfer-Encoding: chunked", format!("{:x}\r\n", hidden.len()), hidden.clone()),
+        ("Expect: 100-continue\r\nContent-Length: 1000", String::new(), hidden.clone()),
+    ] {
+        for path in ["/slow", "/ignore-slowly"] {
+            for thaws in [true, false] {
+                within(async {
+                    let server = Server::start(NEVER).await;
+                    let passes_to = server.pass_on();
+                    let mut client = server.client().await;
+                    client.send(&format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{first}")).await;
+                    until(|| server.dispatched() == 1).await;
+                    server.freeze();
+                    server.release();
+                    client.send(&second).await;
+                    some_turns().await;
+                    if thaws {
+                        server.thaw();
+                        some_turns().await;
+                    }
+                    server.hand_off();
+                    assert_eq!(client.answer().await.status, 200);
+                    client.ends().await;
+                    assert_eq!(server.dispatched(), 1);
+                    assert!(!crate::sys::fd::has_unread(passes_to.as_fd()));
+                    drop(client);
+                    server.ends().await;
+                });
+            }
+        }
+    }
+}
+
+/// The next connection that is passed.
+async fn passed(passes_to: &OwnedFd) -> crate::protocol::PassedOn {
+    until(|| crate::sys::fd::has_unread(passes_to.as_fd())).await;
+    let mut buffer = vec![0; crate::protocol::PACKET];
+    let packet = crate::sys::fd::recv(passes_to.as_fd(), &mut buffer).unwrap();
+    let mut assembler = crate::protocol::Assembler::default();
+    let taken = assembler.take(&buffer[..packet.len], packet.fds, packet.truncated).unwrap();
+    match taken {
+        Some((crate::protocol::Message::Passed(passed), _)) => passed,
+        _ => panic!("something else was passed"),
+    }
 }
 
 #[test]

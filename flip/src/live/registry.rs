@@ -86,7 +86,7 @@ impl States {
         left
     }
 
-    #[cfg(feature = "http2")]
+    #[cfg(feature = "hyper")]
     pub(crate) fn is_empty(&self) -> bool {
         self.inner().declared.is_empty()
     }
