@@ -6,11 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use event_listener::Event;
+use nix::errno::Errno;
 
 use crate::log::say;
 use crate::protocol::{Message, PassedOn, packets};
@@ -24,47 +26,69 @@ pub(crate) struct Passed {
     pub(crate) kept: bool,
 }
 
-/// What keeps a process alive until it is dropped.
-pub(crate) type Alive = Box<dyn Send>;
+/// Called when it is known what became of a connection: nothing of one that is on its way, and itself where it has to be served
+/// here. Dropped with whatever keeps this process alive for it.
+pub(crate) type Told = Box<dyn FnOnce(Option<Passed>) + Send>;
+
+/// How long until a socket that takes no more descriptors may take one.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// The side that drains: sends on a thread of its own.
-pub(crate) struct Passer(Mutex<Sender<(String, Passed, Alive)>>);
+pub(crate) struct Passer {
+    sender: Mutex<Sender<(String, Passed, Told)>>,
+    /// The other side takes no more.
+    broken: Arc<AtomicBool>,
+}
 
 impl Passer {
     /// Passes over this socket from now on, to the process that has its other end.
     pub(crate) fn start(socket: OwnedFd) -> std::io::Result<Passer> {
         fd::set_nonblocking(socket.as_fd(), false)?;
-        let (sender, receiver) = channel::<(String, Passed, Alive)>();
+        let (sender, receiver) = channel::<(String, Passed, Told)>();
+        let broken = Arc::new(AtomicBool::new(false));
+        let breaks = Arc::clone(&broken);
         std::thread::Builder::new().name("flip-pass".into()).spawn(move || {
-            let mut lost = 0u64;
-            for (listener, passed, alive) in receiver {
-                if let Err(error) = send(&socket, listener, passed) {
-                    if lost == 0 {
-                        say!(warn, "connections cannot be passed to the new process and are closed: {error}");
-                    }
-                    lost += 1;
-                }
-                drop(alive);
+            for (listener, passed, told) in receiver {
+                let left =
+                    if breaks.load(Ordering::SeqCst) { Some(passed) } else { send(&socket, listener, passed, &breaks) };
+                told(left);
             }
         })?;
-        Ok(Passer(Mutex::new(sender)))
+        Ok(Passer { sender: Mutex::new(sender), broken })
     }
 
-    /// Passes a connection of this listener. What keeps the process alive for it is dropped once it is on its way.
-    pub(crate) fn pass(&self, listener: &str, passed: Passed, alive: Alive) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Passes a connection of this listener.
+    pub(crate) fn pass(&self, listener: &str, passed: Passed, told: Told) {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         // The thread ends with the last sender.
-        let _ = sender.send((listener.to_owned(), passed, alive));
+        let _ = sender.send((listener.to_owned(), passed, told));
+    }
+
+    /// Whether it has ended: what was not passed by then is served here.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
     }
 }
 
-fn send(socket: &OwnedFd, listener: String, passed: Passed) -> std::io::Result<()> {
-    let message = Message::Passed(PassedOn { listener, kept: passed.kept, unread: passed.unread });
+/// The connection, where it could not be sent. A message of which the other side has a part is none to it.
+fn send(socket: &OwnedFd, listener: String, passed: Passed, broken: &AtomicBool) -> Option<Passed> {
+    let Passed { socket: connection, unread, kept } = passed;
+    let mut message = Message::Passed(PassedOn { listener, kept, unread });
     for (bytes, count) in packets(&message.encode(), 1) {
-        let fds = [passed.socket.as_fd()];
-        fd::send(socket.as_fd(), &bytes, &fds[..count])?;
+        let fds = [connection.as_fd()];
+        while let Err(error) = fd::send(socket.as_fd(), &bytes, &fds[..count]) {
+            // More are on their way than a process may have open (unix(7)): those that arrive are counted no more.
+            if error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32) {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            broken.store(true, Ordering::SeqCst);
+            say!(warn, "connections cannot be passed to the new process any more, and end in this one: {error}");
+            let Message::Passed(PassedOn { unread, .. }) = &mut message else { unreachable!("it was made above") };
+            return Some(Passed { socket: connection, unread: std::mem::take(unread), kept });
+        }
     }
-    Ok(())
+    None
 }
 
 /// The owner's side: what has arrived, by listener, until its server takes it.
@@ -199,6 +223,29 @@ mod tests {
     fn passed() -> (Passed, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (Passed { socket: ours.into(), unread: vec![], kept: true }, theirs)
+    }
+
+    #[test]
+    fn connection_that_cannot_be_passed_comes_back_whole() {
+        let (ours, theirs) = fd::seqpacket_pair().unwrap();
+        let passer = Passer::start(ours).unwrap();
+        let (tell, told) = channel();
+        let pass = |unread: Vec<u8>| {
+            let (connection, peer) = passed();
+            let tell = tell.clone();
+            let told = move |back: Option<Passed>| tell.send(back.map(|back| (back.unread, peer))).unwrap();
+            passer.pass("http", Passed { unread, ..connection }, Box::new(told));
+        };
+        pass(vec![1]);
+        assert!(told.recv().unwrap().is_none() && !passer.is_broken());
+        fd::shutdown(theirs.as_fd());
+        let long: Vec<_> = (0..200_000).map(|n| n as u8).collect();
+        for unread in [long, vec![2]] {
+            pass(unread.clone());
+            let (back, mut peer) = told.recv().unwrap().unwrap();
+            assert!(back == unread && passer.is_broken());
+            assert_eq!(std::io::Read::read(&mut peer, &mut [0]).unwrap(), 0);
+        }
     }
 
     #[test]

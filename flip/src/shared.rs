@@ -220,7 +220,7 @@ impl Shared {
     #[cfg(feature = "hyper")]
     #[inline]
     pub(crate) fn passing(&self) -> Option<&Passer> {
-        self.passer.get().filter(|_| self.is_served_elsewhere())
+        self.passer.get().filter(|passer| self.is_served_elsewhere() && !passer.is_broken())
     }
 
     /// Whether there is anything that a process can work on only while it owns it.

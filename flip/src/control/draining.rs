@@ -26,6 +26,8 @@ const AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Sockets {
     calls: Option<OwnedFd>,
     passes: Option<Link>,
+    /// How many connections came without their descriptor.
+    lost: u64,
     relays: Vec<Passing>,
 }
 
@@ -49,6 +51,7 @@ impl Sockets {
         Ok(Sockets {
             calls: Some(calls),
             passes: Some(Link::new(passes)?),
+            lost: 0,
             relays: relays.collect::<std::io::Result<_>>()?,
         })
     }
@@ -159,10 +162,22 @@ pub(crate) fn serve_draining(shared: &Shared, mut sockets: Vec<Sockets>, stop: &
                 }
                 let Some(_turn) = turn(shared) else { return };
                 if let Err(error) = take_connection(shared, passes) {
+                    // Between the look and the call others may have taken the last descriptor.
+                    if passes.goes_on() {
+                        sockets.lost += 1;
+                        if sockets.lost.is_power_of_two() {
+                            let lost = sockets.lost;
+                            say!(
+                                warn,
+                                "no descriptor was free for a connection that a draining process passed: closed; {lost} so far"
+                            );
+                        }
+                        continue;
+                    }
                     if error.kind() != ErrorKind::UnexpectedEof {
                         say!(
                             warn,
-                            "a draining process passed what is no connection, and closes what it still has: {error}"
+                            "a draining process passed what is no connection, and serves what it still has to its end: {error}"
                         );
                     }
                     fd::shutdown(passes.socket());
@@ -252,8 +267,12 @@ fn take_message(link: &mut Link) -> std::io::Result<Option<Received>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
     use super::*;
-    use crate::protocol::Item;
+    use crate::protocol::{Item, PassedOn, packets};
     use crate::relay::Relay;
 
     #[test]
@@ -271,5 +290,51 @@ mod tests {
         take_items(&mut passing, relay.post()).unwrap_err();
         assert_eq!(passing.refuse(&shared), 3);
         assert!(!passing.link.is_open());
+    }
+
+    #[test]
+    fn connection_without_a_descriptor_costs_no_other() {
+        // Descriptors run out in this process for nobody else: the limit is the child's own.
+        const PROBE: &str = "FLIP_TEST_NO_DESCRIPTORS";
+        if std::env::var_os(PROBE).is_none() {
+            let name = "control::draining::tests::connection_without_a_descriptor_costs_no_other";
+            let ran = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--test-threads=1"])
+                .env(PROBE, "1")
+                .output()
+                .unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+            return;
+        }
+        let shared = Shared::new(true).unwrap();
+        shared.arrivals.expect("http", []);
+        let (old, new) = fd::seqpacket_pair().unwrap();
+        let mut link = Link::new(new).unwrap();
+        let pass = |unread: &[u8]| {
+            let (connection, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+            let unread = unread.to_vec();
+            let message = Message::Passed(PassedOn { listener: "http".into(), kept: true, unread });
+            for (bytes, count) in packets(&message.encode(), 1) {
+                fd::send(old.as_fd(), &bytes, &[connection.as_fd()][..count]).unwrap();
+            }
+            peer
+        };
+        let mut lost = pass(b"lost");
+        let next = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let limits = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, next.as_raw_fd() as u64, limits.1).unwrap();
+        assert!(take_connection(&shared, &mut link).is_err() && link.goes_on() && link.is_open());
+        setrlimit(Resource::RLIMIT_NOFILE, limits.0, limits.1).unwrap();
+        assert_eq!(std::io::Read::read(&mut lost, &mut [0]).unwrap(), 0);
+        // One that takes several packets, too.
+        let unread = vec![7; 100_000];
+        let _peers = [pass(b"next"), pass(&unread)];
+        for expected in [&b"next"[..], &unread] {
+            take_connection(&shared, &mut link).unwrap();
+            assert!(shared.arrivals.try_next("http").unwrap().unread == expected);
+        }
+        // What makes no sense ends it.
+        fd::send(old.as_fd(), b"what", &[]).unwrap();
+        assert!(take_connection(&shared, &mut link).is_err() && !link.goes_on() && !link.is_open());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::protocol::{Assembler, Message, PACKET, packets};
+use crate::protocol::{Assembler, Message, PACKET, has_all_bytes, packets};
 use crate::sys::fd;
 
 pub(super) struct Link {
@@ -14,6 +14,8 @@ pub(super) struct Link {
     /// The other end is closed, or sent what makes no sense: nothing more is read or written.
     closed: bool,
     reset: bool,
+    /// It was closed by a message of which the kernel had no descriptors to give, and of which nothing is still to come.
+    cut: bool,
 }
 
 /// What was read.
@@ -27,7 +29,14 @@ pub(super) struct Received {
 impl Link {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Link> {
         fd::set_nonblocking(socket.as_fd(), true)?;
-        Ok(Link { socket, assembler: Assembler::default(), out: VecDeque::new(), closed: false, reset: false })
+        Ok(Link {
+            socket,
+            assembler: Assembler::default(),
+            out: VecDeque::new(),
+            closed: false,
+            reset: false,
+            cut: false,
+        })
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -47,6 +56,13 @@ impl Link {
     pub(super) fn close(&mut self) {
         fd::shutdown(self.socket());
         self.closed = true;
+    }
+
+    /// After an error: whether it was about one message and no more, so that the next one can be read.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let cut = std::mem::take(&mut self.cut);
+        self.closed &= !cut;
+        cut
     }
 
     pub(super) fn wants_to_write(&self) -> bool {
@@ -98,12 +114,14 @@ impl Link {
                 self.closed = true;
                 return Ok(None);
             }
+            let amid = self.assembler.is_amid();
             let pid = packet.pid.map(nix::unistd::Pid::as_raw);
             match self.assembler.take(&buffer[..packet.len], packet.fds, packet.truncated) {
                 Ok(Some((message, fds))) => return Ok(Some(Received { message, fds, pid })),
                 Ok(None) => {}
                 Err(text) => {
                     self.closed = true;
+                    self.cut = packet.truncated && !amid && has_all_bytes(&buffer[..packet.len]);
                     return Err(text);
                 }
             }

@@ -18,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::gate::{Bell, Gate, State};
@@ -29,7 +30,7 @@ use super::{
     multiplex,
     preface::{self, Told},
 };
-use crate::pass::Passed;
+use crate::pass::{Passed, Passer};
 use crate::phase::Phase;
 use crate::shared::Shared;
 
@@ -70,12 +71,15 @@ pub(super) async fn drive<I, S, B>(
     let (mut resting, mut watch) = (resting, watch);
     // A version is told once.
     #[cfg(feature = "http2")]
-    if !resting.kept {
+    while !resting.kept {
         match preface::read(&mut resting, &mut watch, &shared, options).await {
-            Told::Http1 => {}
+            Told::Http1 => break,
             // Boxed, so that the tasks of other connections are not as large as its.
             Told::Http2 => return Box::pin(multiplex::drive(resting, service, watch, shared, options)).await,
-            Told::Pass => return pass(resting, &listener, &shared),
+            Told::Pass => match pass(resting, &listener, &shared).await {
+                Some(back) => resting = back,
+                None => return,
+            },
             Told::Over => return,
         }
     }
@@ -115,9 +119,9 @@ pub(super) async fn drive_http1<I, S, B>(
             }
             Stop::Cut => return,
             Stop::Pass => {
-                let Some((resting, _)) = connection.take_apart() else { return };
-                pass(resting, &listener, &shared);
-                return;
+                let Some((rest, its)) = connection.take_apart() else { return };
+                let Some(back) = pass(rest, &listener, &shared).await else { return };
+                (resting, service) = (back, its);
             }
             Stop::Idle => {
                 let Some(rest) = connection.take_apart() else { return };
@@ -136,11 +140,31 @@ pub(super) async fn drive_http1<I, S, B>(
     }
 }
 
-/// Hands a connection to the process that owns the service now.
-pub(super) fn pass<I: Transport>(resting: Resting<I>, listener: &str, shared: &Shared) {
+/// Hands a connection to the process that owns the service now. Where that takes no more, it is to be served here.
+pub(super) async fn pass<I: Transport>(resting: Resting<I>, listener: &str, shared: &Shared) -> Option<Resting<I>> {
     let Resting { io, unread, kept, lease } = resting;
-    let (Some(passer), Ok(socket)) = (shared.passer.get(), io.into_socket()) else { return };
-    passer.pass(listener, Passed { socket, unread: unread.into(), kept }, Box::new(lease));
+    let (Some(passer), Ok(socket)) = (shared.passer.get(), io.into_socket()) else { return None };
+    let passed = Passed { socket, unread: unread.into(), kept };
+    let (Passed { socket, unread, kept }, lease) = pass_on(passer, listener, passed, lease).await?;
+    Some(Resting { io: I::from_socket(socket).ok()?, unread: unread.into(), kept, lease })
+}
+
+/// The same of a connection that has no runtime. What keeps this process alive for it is dropped once it is on its way.
+pub(super) async fn pass_on<L: Send + 'static>(
+    passer: &Passer,
+    listener: &str,
+    passed: Passed,
+    lease: L,
+) -> Option<(Passed, L)> {
+    let (tell, told) = oneshot::channel();
+    let on_its_way = move |back: Option<Passed>| {
+        if let Some(passed) = back {
+            // Nobody waits once the runtime is gone, and then it is closed.
+            drop(tell.send((passed, lease)));
+        }
+    };
+    passer.pass(listener, passed, Box::new(on_its_way));
+    told.await.ok()
 }
 
 /// Why a connection is no longer polled.

@@ -111,12 +111,15 @@ pub(crate) mod sealed {
     }
 
     /// What requests come over.
-    pub trait Transport: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
+    pub trait Transport: AsyncRead + AsyncWrite + AsFd + Sized + Unpin + Send + 'static {
         /// It can go on in another process.
         const PASSES: bool = true;
 
         /// Without the runtime, on its way to another process.
         fn into_socket(self) -> io::Result<OwnedFd>;
+
+        /// The way back.
+        fn from_socket(socket: OwnedFd) -> io::Result<Self>;
 
         /// Whether it has taken bytes from the socket that it gives only when more of them come.
         fn holds_part(&self) -> bool {
@@ -135,6 +138,10 @@ pub(crate) mod sealed {
             impl Transport for $stream {
                 fn into_socket(self) -> io::Result<OwnedFd> {
                     self.into_std().map(Into::into)
+                }
+
+                fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+                    Self::from_std(socket.into())
                 }
 
                 fn wire(&mut self) -> &mut (dyn AsyncRead + Unpin + Send) {
@@ -366,7 +373,12 @@ where
     // What earlier processes passed and nobody took yet goes on, where there is somebody to take it.
     while let Some(passed) = shared.arrivals.try_next(&name) {
         match shared.passing() {
-            Some(passer) => passer.pass(&name, passed, Box::new(shared.track(Arc::clone(&name), None))),
+            Some(passer) => {
+                let guard = shared.track(Arc::clone(&name), None);
+                if let Some((passed, _guard)) = connection::pass_on(passer, &name, passed, guard).await {
+                    resume(passed);
+                }
+            }
             None => resume(passed),
         }
     }

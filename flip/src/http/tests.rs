@@ -660,6 +660,33 @@ fn request_behind_an_upload_that_nobody_reads_is_passed_or_refused() {
     }
 }
 
+#[test]
+fn connections_that_the_new_process_does_not_take_are_served_to_their_end() {
+    within(async {
+        let server = Server::start(SHORT).await;
+        drop(server.pass_on());
+        let mut idle = server.client().await;
+        idle.get("/hello").await.is("hello", false);
+        let fresh = server.client().await;
+        let mut asks = server.client().await;
+        asks.get("/hello").await.is("hello", false);
+        server.freeze();
+        asks.send(&[request("/hello"), "GET /hel".into()].concat()).await;
+        some_turns().await;
+        server.hand_off();
+        asks.answer().await.is("hello", false);
+        asks.send("lo HTTP/1.1\r\n\r\n").await;
+        asks.answer().await.is("hello", true);
+        asks.ends().await;
+        idle.ends().await;
+        let mut fresh = fresh;
+        fresh.get("/hello").await.is("hello", true);
+        fresh.ends().await;
+        drop((idle, fresh, asks));
+        server.ends().await;
+    });
+}
+
 /// What is left of an upload may look like a request.
 #[test]
 fn rest_of_an_upload_that_nobody_reads_is_neither_passed_nor_parsed() {

@@ -195,12 +195,17 @@ pub(super) async fn drive<I, S, B>(
     }
     let limit = Instant::now() + handshake.limit;
     let mut watch = Watch::new(options.lasting);
-    let hello = std::future::poll_fn(|cx| poll_hello(&mut resting, cx, &mut watch, &shared));
-    match timeout_at(limit, hello).await {
-        Ok(Hello::Here) => {}
-        Ok(Hello::Pass) => return pass(resting, &listener, &shared),
-        Ok(Hello::Over) => return,
-        Err(_) => return close(resting, &shared, options.linger).await,
+    loop {
+        let hello = std::future::poll_fn(|cx| poll_hello(&mut resting, cx, &mut watch, &shared));
+        match timeout_at(limit, hello).await {
+            Ok(Hello::Here) => break,
+            Ok(Hello::Pass) => match pass(resting, &listener, &shared).await {
+                Some(back) => resting = back,
+                None => return,
+            },
+            Ok(Hello::Over) => return,
+            Err(_) => return close(resting, &shared, options.linger).await,
+        }
     }
     let Resting { io, lease, .. } = resting;
     let accept = handshake.acceptor.accept(Socket { io, record: Record::default() }).into_fallible();
@@ -358,6 +363,10 @@ impl<I: Transport> Transport for Secured<I> {
 
     fn into_socket(self) -> io::Result<OwnedFd> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "the keys of this connection are here"))
+    }
+
+    fn from_socket(_: OwnedFd) -> io::Result<Self> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this connection never left"))
     }
 
     fn holds_part(&self) -> bool {

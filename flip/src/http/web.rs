@@ -33,7 +33,7 @@ use super::{Accept, Options, RequestBody, serve_with};
 /// - a connection without an answer yet gets one, however late its request arrives, and so does every request that was
 ///   pipelined;
 /// - a connection that rests between two requests is passed to the new process, with what was read of it; its client does
-///   not notice;
+///   not notice. Where the new process takes no more, it is served here, and ends with its next answer or at rest;
 /// - in a service that stops, each connection has its turn: its next answer with nothing behind it announces `Connection: close`,
 ///   and where it rests it is closed after about a second without a request (a quarter of the time left, if that is less), because
 ///   one may be on its way. Of up to a hundred connections it is everybody's turn at once. Of more, each gets a moment by chance,

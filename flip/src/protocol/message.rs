@@ -168,6 +168,13 @@ pub(crate) fn packets(message: &[u8], descriptors: usize) -> Vec<(Vec<u8>, usize
     }
 }
 
+/// Whether all bytes of a message are in this packet.
+pub(crate) fn has_all_bytes(packet: &[u8]) -> bool {
+    packet
+        .split_first_chunk::<HEADER>()
+        .is_some_and(|([a, b, c, d, ..], body)| u32::from_le_bytes([*a, *b, *c, *d]) as usize == body.len())
+}
+
 /// Puts packets together again.
 #[derive(Default)]
 pub(crate) struct Assembler {
