@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{error::Error as StdError, fmt};
@@ -208,19 +209,32 @@ pub(super) async fn drive<I, S, B>(
         }
     }
     let Resting { io, lease, .. } = resting;
-    let accept = handshake.acceptor.accept(Socket { io, record: Record::default() }).into_fallible();
+    let late = Arc::new(AtomicBool::new(false));
+    let socket = Socket { io, record: Record::default(), late: Arc::clone(&late) };
+    let mut accept = handshake.acceptor.accept(socket).into_fallible();
     let accepted = tokio::select! {
-        accepted = timeout_at(limit, accept) => accepted,
+        accepted = timeout_at(limit, &mut accept) => accepted,
         _ = shared.phase.until(|phase| phase >= Phase::Cut) => return,
     };
+    let accepted = match accepted {
+        Ok(accepted) => accepted,
+        Err(_) => {
+            // The socket comes back with an error only.
+            late.store(true, Ordering::Relaxed);
+            match timeout_at(limit, accept).await {
+                Ok(accepted) => accepted,
+                // It waits for room to write, so its peer reads nothing that could be destroyed.
+                Err(_) => return tracing::trace!("handshake took too long"),
+            }
+        }
+    };
     let io = match accepted {
-        Ok(Ok(io)) => io,
-        Ok(Err((error, Socket { io, .. }))) => {
+        Ok(io) => io,
+        Err((error, Socket { io, .. })) => {
             tracing::trace!(%error, "handshake failed");
             // Closing it wholly might destroy the alert that says why.
             return close(Resting::fresh(io, lease), &shared, options.linger).await;
         }
-        Err(_) => return tracing::trace!("handshake took too long"),
     };
     #[cfg(feature = "http2")]
     if io.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -264,6 +278,8 @@ fn poll_hello<I: Transport>(
 struct Socket<I> {
     io: I,
     record: Record,
+    /// The handshake took too long.
+    late: Arc<AtomicBool>,
 }
 
 /// How much of a record was read: of its type, version and length, which are five bytes, and of what follows (RFC 8446, 5.1).
@@ -301,6 +317,9 @@ impl Record {
 impl<I: AsyncRead + Unpin> AsyncRead for Socket<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
+        if socket.late.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut socket.io).poll_read(cx, buf))?;
         socket.record.read(&buf.filled()[before..]);

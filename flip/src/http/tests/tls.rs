@@ -218,6 +218,11 @@ fn handshake_that_takes_too_long_is_ended() {
             let mut client = server.client().await;
             client.io.write_all(&hello[..said]).await.unwrap();
             client.ends().await;
+            // What was sent too late brings no reset.
+            client.io.write_all(&hello[said..]).await.unwrap();
+            some_turns().await;
+            client.io.write_all(&hello).await.unwrap();
+            client.ends().await;
             drop(client);
             until(|| server.shared.connections.is_empty()).await;
         }
