@@ -30,5 +30,21 @@ pub use process::{Exit, Process};
 #[cfg(feature = "peers")]
 pub mod contender;
 
+/// Says that a test, or a part of it, has nothing to run with here.
+///
+/// # Panics
+/// Where everything has to be there: with `FLIP_CI` set.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("FLIP_CI").is_none(), "{why}");
+    say_skipped(why);
+}
+
+/// The same of what may lack everywhere.
+pub fn say_skipped(why: &str) {
+    // Not by a macro, whose lines are seen of a test that fails only.
+    let line = format!("SKIPPED: {why}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).expect("somebody reads it");
+}
+
 /// How long a test waits for what must come; far more than it can take, so that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,7 +2,6 @@
 //! numbers, on the network of the machine.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
@@ -84,10 +83,8 @@ impl Systemd {
         let said = String::from_utf8_lossy(&up.stderr);
         match up.status.code() {
             Some(0) => {}
-            Some(CANNOT) if std::env::var_os("FLIP_CI").is_none() => {
-                // Not by a macro, whose lines are seen of a test that fails only.
-                let line = format!("SKIPPED: no systemd {:?} on this machine: {said}", self.release);
-                std::io::stderr().write_all(line.as_bytes()).expect("somebody reads it");
+            Some(CANNOT) => {
+                crate::skip(&format!("no systemd {:?} on this machine: {said}", self.release));
                 return false;
             }
             code => panic!("real-systemd up: {code:?}: {said}"),
