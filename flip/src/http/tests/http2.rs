@@ -228,6 +228,54 @@ fn what_came_in_the_freeze_is_refused_after_the_handoff_and_may_be_sent_again() 
     });
 }
 
+/// As the bytes have it: the client's library does not tell.
+#[test]
+fn goaway_names_the_last_stream_that_is_answered() {
+    /// Of `GET /hello` or `/slow`, in HPACK (RFC 7541): the method and the scheme by number, the rest in letters.
+    fn asks(stream: u8, path: &str) -> Vec<u8> {
+        let block = [&[0x82, 0x86, 0x04, path.len() as u8][..], path.as_bytes(), &[0x01, 1, b'x']].concat();
+        // HEADERS, END_STREAM and END_HEADERS.
+        [&[0, 0, block.len() as u8, 1, 5, 0, 0, 0, stream], &*block].concat()
+    }
+    within(async {
+        for phase in [Phase::HandedOff, Phase::Stopping] {
+            let server = Server::start(NEVER).await;
+            let mut io = server.client().await.io;
+            // With empty SETTINGS.
+            let begin = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+            io.write_all(&[begin, asks(1, "/hello"), asks(3, "/slow")].concat()).await.unwrap();
+            server.entered().await;
+            server.freeze();
+            server.shared.phase.set(phase);
+            let (mut last, mut ended) = (vec![], vec![]);
+            let mut head = [0; 9];
+            while io.read_exact(&mut head).await.is_ok() {
+                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                io.read_exact(&mut payload).await.unwrap();
+                let (kind, flags, stream) = (head[3], head[4], head[8]);
+                match kind {
+                    // SETTINGS and PING, and their acknowledgements.
+                    4 if flags == 0 => io.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap(),
+                    6 if flags == 0 => io.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &*payload].concat()).await.unwrap(),
+                    7 => {
+                        assert_eq!(payload[4..], [0; 4]);
+                        last.push(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+                        if last.len() == 2 {
+                            server.release();
+                        }
+                    }
+                    0 | 1 if flags & 1 == 1 => ended.push(stream),
+                    _ => {}
+                }
+            }
+            // First that none should follow, whatever is on its way; then which ones have been taken.
+            assert_eq!((last, ended), (vec![u32::MAX >> 1, 3], vec![1, 3]));
+            drop(io);
+            server.ends().await;
+        }
+    });
+}
+
 #[test]
 fn what_came_in_the_freeze_is_answered_after_the_handoff_where_there_is_no_state() {
     within(async {
