@@ -39,6 +39,8 @@ use super::{Accept, Options, RequestBody, serve_with};
 ///   one may be on its way. Of up to a hundred connections it is everybody's turn at once. Of more, each gets a moment by chance,
 ///   over a time that grows by a millisecond with each (half of `drain_timeout` at most), so that their clients do not all come back
 ///   in the same moment; until then it is served as before;
+/// - one with a part of its next request does not rest: in a service that stops it is waited for, until that request is whole and has its
+///   answer, or until `drain_timeout`. A single client that stops in the middle of a head makes a stop last that long;
 /// - streaming answers and upgraded connections go on;
 /// - an HTTP/2 connection takes no more requests (GOAWAY) and ends with its last stream; it is not passed. What reaches it too
 ///   late, or came while the state was on its way, is refused (REFUSED_STREAM) before a handler has seen it, so that its client
@@ -62,6 +64,9 @@ use super::{Accept, Options, RequestBody, serve_with};
 /// # Caveats
 ///
 /// Without the feature `http2` HTTP/2 is not spoken; with it, not by `Upgrade: h2c`.
+///
+/// A request that a client has pipelined behind an upload of which the handler did not see the end may have been parsed when the handoff is committed. In a
+/// service with state it is then answered by 503 with `Retry-After`, before a handler has seen it.
 pub async fn serve<L, S, B>(listener: L, service: S) -> io::Result<()>
 where
     L: Accept,
