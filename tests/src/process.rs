@@ -1,6 +1,6 @@
 //! One process, held by its pidfd, and what /proc says about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -81,6 +81,14 @@ impl Process {
         let status = String::from_utf8(self.proc("status")).expect("the kernel writes text");
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.unwrap_or_else(|| panic!("the status has no {field}")).trim().to_owned()
+    }
+
+    /// Its open sockets, by the inode that each of them keeps in another process.
+    pub fn sockets(&self) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("the process is there").flatten();
+        // One that was closed meanwhile is not open.
+        let targets = entries.filter_map(|entry| Some(entry.path().read_link().ok()?.to_string_lossy().into_owned()));
+        targets.filter(|target| target.starts_with("socket:")).collect()
     }
 
     /// Its open descriptors: the number, and what is behind it. Inodes of sockets and pipes are replaced by nothing,

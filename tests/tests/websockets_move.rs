@@ -166,9 +166,12 @@ fn those_that_wait_when_a_program_without_sockets_comes_are_told() {
     for client in &mut clients {
         exchange(client, "one", first, 1, 0);
     }
+    let before = service.owner().sockets();
     let mut gate = service.gate("take");
     upgrade(&mut service);
     service.line("is at the gate take");
+    // The listener and the five: they wait there, and are not on their way.
+    service.until("they are there", || before.intersection(&service.owner().sockets()).count() == 6);
     service.install("service", |path| symlink(env!("CARGO_BIN_EXE_web"), path).unwrap());
     let old = service.upgrade().unwrap();
     service.line("5 items were waiting in the relay `sockets`, which this program does not have: closed");

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::link::{Link, Received};
 use parking_lot::MutexGuard;
 
+use super::link::{Link, Received};
 use crate::live::{BUFFER, Holding, serve_call};
 use crate::log::say;
 use crate::pass::Passed;
