@@ -40,6 +40,9 @@ impl Contender {
 /// What the others are compared with.
 pub const FLOOR: &str = "floor";
 
+/// Built by somebody else, from another state of the sources.
+pub const OTHER: &str = "other";
+
 /// Those with a large state.
 pub const STATELESS: &str = "flip-stateless";
 pub const VECTORS: &str = "flip-vectors";
@@ -62,6 +65,14 @@ pub const CONTENDERS: &[Contender] = &[
         counts: true,
         state: None,
         note: "listener and count handed over",
+    },
+    Contender {
+        name: OTHER,
+        bin: OTHER,
+        activated: false,
+        counts: true,
+        state: None,
+        note: "another build of the same program, as --other names it",
     },
     Contender {
         name: "ecdysis",
@@ -118,7 +129,7 @@ pub const CONTENDERS: &[Contender] = &[
 /// Builds the contenders. In one call of cargo, so that all of them get the same tokio and axum, with the same features: with
 /// shellflip among them that is tokio's `full` and `test-util`.
 pub fn build(contenders: &[&Contender]) -> Result<HashMap<String, PathBuf>, String> {
-    let bins: Vec<_> = contenders.iter().map(|contender| contender.bin).collect();
+    let bins: Vec<_> = contenders.iter().map(|contender| contender.bin).filter(|bin| *bin != OTHER).collect();
     cargo_build(&["-p", "flip-tests", "--features", "peers"], &bins)
 }
 

@@ -9,6 +9,7 @@
 //! --memory-gb N          how much memory that is (4)
 //! --state-mb N           how large the state is in the scenario of that name (1024)
 //! --scenario A,B         of idle, load, streams, memory, state, connections (all)
+//! --other PATH           a `bench_flip` that was built from other sources, as one more contender
 //! --only A,B             of the contenders; the floor is always among them (all)
 //! --quick                five restarts of each, one with streams and memory, to see that it runs
 //! --json                 results with every sample as JSON instead of tables
@@ -69,7 +70,8 @@ fn run(options: &Options) -> Result<(), String> {
     // Successors lose their parent at each restart; they become children of this program, which takes their exit status.
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| format!("PR_SET_CHILD_SUBREAPER: {error}"))?;
     let contenders: Vec<_> = CONTENDERS.iter().filter(|contender| options.wants(contender)).collect();
-    let executables = if contenders.is_empty() { HashMap::new() } else { contender::build(&contenders)? };
+    let mut executables = if contenders.is_empty() { HashMap::new() } else { contender::build(&contenders)? };
+    executables.extend(options.other.clone().map(|path| (contender::OTHER.to_owned(), path)));
 
     let header = report::header();
     if !options.json {

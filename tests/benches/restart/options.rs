@@ -1,6 +1,8 @@
 //! What the command line asks for.
 
-use crate::contender::{CONTENDERS, Contender, FLOOR};
+use std::path::PathBuf;
+
+use crate::contender::{CONTENDERS, Contender, FLOOR, OTHER};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
@@ -35,6 +37,7 @@ pub struct Options {
     pub memory: u64,
     /// In bytes.
     pub state: u64,
+    pub other: Option<PathBuf>,
     only: Vec<String>,
     restarts: usize,
     few_restarts: usize,
@@ -48,6 +51,7 @@ impl Options {
             json: false,
             memory: 4 << 30,
             state: 1 << 30,
+            other: None,
             only: Vec::new(),
             restarts: 200,
             few_restarts: 20,
@@ -63,6 +67,7 @@ impl Options {
                 "--many-restarts" => options.many_restarts = number(&value()?)?,
                 "--memory-gb" => options.memory = (number(&value()?)? as u64) << 30,
                 "--state-mb" => options.state = (number(&value()?)? as u64) << 20,
+                "--other" => options.other = Some(value()?.into()),
                 "--scenario" => {
                     options.scenarios = value()?.split(',').map(scenario).collect::<Result<_, _>>()?;
                 }
@@ -80,7 +85,10 @@ impl Options {
     /// Whether a contender has a turn in any of the scenarios.
     pub fn wants(&self, contender: &Contender) -> bool {
         let named = self.only.is_empty() || self.only.iter().any(|name| name == contender.name);
-        (named || contender.name == FLOOR) && self.scenarios.iter().any(|&scenario| contender.takes_part(scenario))
+        let is_there = contender.name != OTHER || self.other.is_some();
+        is_there
+            && (named || contender.name == FLOOR)
+            && self.scenarios.iter().any(|&scenario| contender.takes_part(scenario))
     }
 
     pub fn rounds(&self, scenario: Scenario) -> usize {
