@@ -87,10 +87,23 @@ pub(crate) struct Handlers {
 
 #[cfg_attr(not(feature = "hyper"), allow(dead_code))]
 impl Handlers {
-    #[inline]
+    #[cfg_attr(not(any(feature = "http2", test)), allow(dead_code))]
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
-        self.running.fetch_add(1, Ordering::SeqCst);
+        self.enter();
         Running(Arc::clone(self))
+    }
+
+    /// One begins, of which [`leave`](Self::leave) tells the end.
+    #[inline]
+    pub(crate) fn enter(&self) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub(crate) fn leave(&self) {
+        if self.running.fetch_sub(1, Ordering::SeqCst) == 1 && self.awaited.load(Ordering::SeqCst) {
+            self.done.notify(usize::MAX);
+        }
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -120,9 +133,7 @@ pub(crate) struct Running(Arc<Handlers>);
 impl Drop for Running {
     #[inline]
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.awaited.load(Ordering::SeqCst) {
-            self.0.done.notify(usize::MAX);
-        }
+        self.0.leave();
     }
 }
 

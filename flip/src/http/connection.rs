@@ -1,6 +1,5 @@
 //! Drives one connection: from rest to rest, and in the end to a close that destroys nothing.
 
-use std::error::Error as StdError;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,10 +10,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use event_listener::{EventListener, Listener};
-use hyper::body::{Body as HttpBody, Bytes};
+use hyper::body::Bytes;
 use hyper::server::conn::http1::{self, UpgradeableConnection};
-use hyper::service::Service;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::gate::{Bell, Gate, State};
 use super::sealed::Transport;
-use super::service::{RequestBody, Tracked};
+use super::service::{Handler, Tracked};
 use super::{Lease, Options};
 #[cfg(feature = "http2")]
 use super::{
@@ -51,7 +48,7 @@ impl<I> Resting<I> {
 }
 
 /// Serves a connection until it is closed, upgraded or cut.
-pub(super) async fn drive<I, S, B>(
+pub(super) async fn drive<I, S>(
     resting: Resting<I>,
     service: S,
     listener: Arc<str>,
@@ -59,12 +56,7 @@ pub(super) async fn drive<I, S, B>(
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    S::Future: Send,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S: Handler,
 {
     let watch = Watch::new(options.lasting);
     #[cfg(feature = "http2")]
@@ -87,7 +79,7 @@ pub(super) async fn drive<I, S, B>(
 }
 
 /// [`drive`] for what is known to be HTTP/1.
-pub(super) async fn drive_http1<I, S, B>(
+pub(super) async fn drive_http1<I, S>(
     mut resting: Resting<I>,
     mut service: S,
     mut watch: Watch,
@@ -96,12 +88,7 @@ pub(super) async fn drive_http1<I, S, B>(
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    S::Future: Send,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S: Handler,
 {
     loop {
         let mut connection = Connection::new(resting, service, &shared, &watch);
@@ -187,7 +174,7 @@ enum Stop {
 struct Connection<I, S>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    Tracked<S>: hyper::service::HttpService<hyper::body::Incoming>,
+    S: Handler,
 {
     hyper: UpgradeableConnection<TokioIo<Gate<I>>, Tracked<S>>,
     state: Arc<State>,
@@ -195,14 +182,7 @@ where
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I, S, B> Connection<I, S>
-where
-    I: Transport,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    B: HttpBody + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<I: Transport, S: Handler> Connection<I, S> {
     fn new(resting: Resting<I>, service: S, shared: &Arc<Shared>, watch: &Watch) -> Self {
         let state =
             Arc::new(State::new(Arc::clone(shared), I::PASSES, resting.kept, watch.lasting, Arc::clone(&watch.bell)));

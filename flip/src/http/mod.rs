@@ -62,8 +62,8 @@ use crate::shared::Shared;
 use connection::Resting;
 #[cfg(feature = "ws")]
 pub(crate) use connection::{Watch, chance};
-use service::Described;
 pub use service::RequestBody;
+use service::{Described, Handler};
 #[cfg(all(feature = "rustls", feature = "ws"))]
 pub(crate) use tls::Secured;
 #[cfg(feature = "rustls")]
@@ -304,15 +304,10 @@ impl Default for Options {
 }
 
 /// `service` makes one for each connection, which hears who is at the other end.
-async fn serve_with<L, S, B>(listener: L, service: impl Fn(Option<SocketAddr>) -> S, options: Options) -> io::Result<()>
+async fn serve_with<L, S>(listener: L, service: impl Fn(Option<SocketAddr>) -> S, options: Options) -> io::Result<()>
 where
     L: Accept,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    S::Future: Send,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S: Handler,
 {
     let sealed::Process(shared) = listener.process();
     let options = match listener.lasts() {

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Options;
 use super::connection::{Resting, Watch, linger};
 use super::sealed::Transport;
-use super::service::RequestBody;
+use super::service::{Handler, RequestBody};
 use crate::drain::Running;
 use crate::phase::Phase;
 use crate::shared::Shared;
@@ -35,7 +35,7 @@ use crate::shared::Shared;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Serves a connection, the preface of which hyper has not read, until it is closed or cut.
-pub(super) async fn drive<I, S, B>(
+pub(super) async fn drive<I, S>(
     resting: Resting<I>,
     service: S,
     mut watch: Watch,
@@ -43,12 +43,7 @@ pub(super) async fn drive<I, S, B>(
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    S: Handler,
 {
     let Resting { io, unread, lease, .. } = resting;
     let mut wire = Wire { io, unread, shut: false, eof: false };
@@ -161,27 +156,24 @@ struct Streams<S> {
     state: Arc<State>,
 }
 
-impl<S, B> Service<Request<Incoming>> for Streams<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-{
-    type Response = Response<B>;
+impl<S: Handler> Service<Request<Incoming>> for Streams<S> {
+    type Response = Response<S::Body>;
     type Error = BoxError;
     type Future = Exchange<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Exchange<S::Future> {
-        let request = request.map(|body| if body.is_end_stream() { RequestBody::default() } else { body.into() });
+        let (head, body) = request.into_parts();
+        let body = if body.is_end_stream() { RequestBody::default() } else { body.into() };
         self.state.begun.store(true, Ordering::Relaxed);
         match self.state.begin() {
             Some(running) => {
-                Exchange { turn: Turn::Here { _running: running }, future: Some(self.service.call(request)) }
+                Exchange { turn: Turn::Here { _running: running }, future: Some(self.service.call(head, body)) }
             }
             None => {
                 let (service, state) = (self.service.clone(), Arc::clone(&self.state));
                 let turn = async move {
                     let running = state.turn().await?;
-                    Some((running, service.call(request)))
+                    Some((running, service.call(head, body)))
                 };
                 Exchange { turn: Turn::Awaited { turn: Box::pin(turn) }, future: None }
             }

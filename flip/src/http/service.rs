@@ -1,5 +1,6 @@
 //! What lies between hyper and the user's service: when a request may be dispatched, and when its answer has ended.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,12 +9,24 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 
 use super::gate::{State, Turn};
-use crate::drain::Running;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The user's service, as one connection has it. It takes a request in two parts, so that it is put together once, with the body
+/// that the service wants.
+pub(super) trait Handler: Clone + Send + 'static {
+    type Body: HttpBody<Data: Send, Error: Into<BoxError>> + Send + 'static;
+    type Error: Into<BoxError>;
+    type Future: Future<Output = Result<Response<Self::Body>, Self::Error>> + Send;
+
+    fn call(&self, head: Parts, body: RequestBody) -> Self::Future;
+}
 
 /// A service that can ask who is at the other end.
 #[derive(Clone)]
@@ -28,16 +41,25 @@ impl<S> Described<S> {
     }
 }
 
-impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Described<S> {
-    type Response = S::Response;
+impl<S, B> Handler for Described<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Body = B;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn call(&self, mut request: Request<RequestBody>) -> S::Future {
+    #[inline]
+    fn call(&self, mut head: Parts, body: RequestBody) -> S::Future {
         if let Some(peer) = self.peer {
-            request.extensions_mut().insert(peer);
+            head.extensions.insert(peer);
         }
-        self.service.call(request)
+        self.service.call(Request::from_parts(head, body))
     }
 }
 
@@ -57,49 +79,43 @@ impl<S> Tracked<S> {
     }
 }
 
-impl<S, B> Service<Request<Incoming>> for Tracked<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    B: HttpBody,
-{
-    type Response = Response<Answer<B>>;
+impl<S: Handler> Service<Request<Incoming>> for Tracked<S> {
+    type Response = Response<Answer<S::Body>>;
     type Error = S::Error;
     type Future = Handling<S::Future>;
 
     #[inline]
     fn call(&self, request: Request<Incoming>) -> Handling<S::Future> {
-        let (parts, body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let body = if body.is_end_stream() {
             self.state.begin(false);
             RequestBody::default()
         } else {
             let number = self.state.begin(true);
-            let asks = parts.headers.contains_key(EXPECT);
+            let asks = head.headers.contains_key(EXPECT);
             let end = UploadEnd { state: Arc::clone(&self.state), number, asks, reached: false };
             RequestBody { incoming: Some(body), end: Some(end) }
         };
-        let request = Request::from_parts(parts, body);
         // The gate holds hyper back where it can: not behind a body that ends, or is left, after its answer has.
-        if self.state.is_held() { self.park(request) } else { self.handle(request) }
+        if self.state.is_held() { self.park(head, body) } else { self.handle(head, body) }
     }
 }
 
-impl<S: Service<Request<RequestBody>> + Clone + Send + 'static> Tracked<S> {
+impl<S: Handler> Tracked<S> {
     #[cold]
-    fn park(&self, request: Request<RequestBody>) -> Handling<S::Future> {
+    fn park(&self, head: Parts, body: RequestBody) -> Handling<S::Future> {
         let tracked = Tracked::new(self.service.clone(), Arc::clone(&self.state));
-        let begin = Box::new(move || tracked.handle(request));
+        let begin = Box::new(move || tracked.handle(head, body));
         Handling::Parked { begin: Some(begin), state: Arc::clone(&self.state) }
     }
-}
 
-impl<S: Service<Request<RequestBody>>> Tracked<S> {
-    #[inline]
-    pub(super) fn handle(&self, request: Request<RequestBody>) -> Handling<S::Future> {
-        let wish = Wish::of(&request);
-        let end = End(Arc::clone(&self.state));
-        let running = self.state.shared.handlers.begin();
-        Handling::Begun { future: self.service.call(request), running, wish, end: Some(end) }
+    // Always: it has two callers, of which one is rare.
+    #[inline(always)]
+    pub(super) fn handle(&self, head: Parts, body: RequestBody) -> Handling<S::Future> {
+        let wish = Wish::of(&head);
+        self.state.shared.handlers.enter();
+        let running = Running(Some(End(Arc::clone(&self.state))));
+        Handling::Begun { future: self.service.call(head, body), running, wish }
     }
 }
 
@@ -114,12 +130,12 @@ struct Wish {
 
 impl Wish {
     #[inline]
-    fn of<B>(request: &Request<B>) -> Wish {
-        let close = match request.version() {
-            Version::HTTP_10 => !names(request.headers(), "keep-alive"),
-            _ => names(request.headers(), "close"),
+    fn of(head: &Parts) -> Wish {
+        let close = match head.version {
+            Version::HTTP_10 => !names(&head.headers, "keep-alive"),
+            _ => names(&head.headers, "close"),
         };
-        Wish { version: request.version(), connect: request.method() == Method::CONNECT, close }
+        Wish { version: head.version, connect: head.method == Method::CONNECT, close }
     }
 
     /// Whether hyper may close the connection after this answer, or give it away. Where that is not certain it says yes,
@@ -161,10 +177,8 @@ pin_project! {
         Begun {
             #[pin]
             future: F,
-            // Dropped with the head: a body that streams is not a handler that runs.
             running: Running,
             wish: Wish,
-            end: Option<End>,
         },
         // hyper has parsed it while requests have to wait; the user's service has not seen it.
         Parked { begin: Option<Begin<F>>, state: Arc<State> },
@@ -193,9 +207,9 @@ where
                 }
             }
         }
-        let Step::Begun { future, wish, end, .. } = self.project() else { unreachable!("it has begun") };
+        let Step::Begun { future, running, wish } = self.project() else { unreachable!("it has begun") };
         let mut response = ready!(future.poll(cx))?;
-        let end = end.take().expect(UNTIL_ITS_END);
+        let end = running.end().expect(UNTIL_ITS_END);
         let state = &end.0;
         let mut closing = wish.ends_with(&response);
         // With more requests behind it, this is not the last answer. A body that is not yet read is not a request.
@@ -243,12 +257,34 @@ impl Drop for End {
     }
 }
 
+/// A handler that is counted, until there is a head: a body that streams is not a handler that runs.
+struct Running(Option<End>);
+
+impl Running {
+    #[inline]
+    fn end(&mut self) -> Option<End> {
+        let end = self.0.take()?;
+        end.0.shared.handlers.leave();
+        Some(end)
+    }
+}
+
+impl Drop for Running {
+    #[inline]
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
+
 impl<B: HttpBody> HttpBody for Answer<B> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.as_pin_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
+        match self.project().body.as_pin_mut() {
+            Some(body) => body.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -829,7 +829,8 @@ fn a_request_that_was_parsed_when_the_freeze_began_is_dispatched_and_counted() {
         let tracked = service::Tracked::new(Routes::new(router, None), state);
         shared.dispatching.close();
         shared.phase.set(Phase::Frozen);
-        let handling = tracked.handle(Request::new(RequestBody::default()));
+        let (head, body) = Request::new(RequestBody::default()).into_parts();
+        let handling = tracked.handle(head, body);
         assert!(!shared.handlers.wait_idle(std::time::Instant::now()));
         assert!(handling.await.unwrap().status().is_success());
         assert!(shared.handlers.wait_idle(std::time::Instant::now()));
@@ -1237,7 +1238,7 @@ fn serves_on_a_unix_socket() {
 /// Kept and fresh clients with cut heads, cut bodies and pipelined requests, over many freezes.
 #[test]
 fn nothing_is_lost_over_many_freezes() {
-    const FREEZES: usize = 150;
+    const FREEZES: usize = 50;
     frozen(async |server| {
         let server = Arc::new(server);
         let stop = Arc::new(AtomicBool::new(false));

@@ -10,6 +10,7 @@
 //! And until the new process serves, either may be the one that goes on: two processes that encrypt with one key and
 //! one sequence number break it.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -17,22 +18,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use std::{error::Error as StdError, fmt};
 
-use hyper::body::Body as HttpBody;
-use hyper::service::Service;
-use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
+use super::Options;
 use super::connection::{Resting, Watch, close, drive_http1, pass};
 #[cfg(feature = "http2")]
 use super::multiplex;
 use super::sealed::{Accept, Accepted, Process, Transport};
-use super::{Options, RequestBody};
+use super::service::Handler;
 use crate::listen::TcpListener;
 use crate::phase::Phase;
 use crate::shared::Shared;
@@ -174,7 +172,7 @@ pub struct Handshake {
 }
 
 /// Has the handshake with a connection's client, and serves it until it is closed, upgraded or cut.
-pub(super) async fn drive<I, S, B>(
+pub(super) async fn drive<I, S>(
     mut resting: Resting<I>,
     handshake: Handshake,
     service: S,
@@ -183,12 +181,7 @@ pub(super) async fn drive<I, S, B>(
     options: Options,
 ) where
     I: Transport,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    S::Future: Send,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S: Handler,
 {
     if resting.kept || !resting.unread.is_empty() {
         tracing::debug!(listener = &*listener, "a connection without TLS was passed, and is closed: here there is TLS");

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
+use axum::http::request::Parts;
 use axum::http::{Request, Response};
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use tower_service::Service;
 
+use super::service::Handler;
 use super::{Accept, Options, RequestBody, serve_with};
 
 /// Serves HTTP on a listener until this process hands over or stops, and loses nothing: HTTP/1.1, and with the feature `http2`
@@ -105,17 +107,25 @@ impl<S> Routes<S> {
     }
 }
 
-impl<S: Service<Request<Body>> + Clone> hyper::service::Service<Request<RequestBody>> for Routes<S> {
-    type Response = S::Response;
+impl<S, B> Handler for Routes<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Body = B;
     type Error = S::Error;
     type Future = TowerToHyperServiceFuture<S, Request<Body>>;
 
     #[inline]
-    fn call(&self, request: Request<RequestBody>) -> Self::Future {
-        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
+    fn call(&self, mut head: Parts, body: RequestBody) -> Self::Future {
         if let Some(peer) = self.peer {
-            request.extensions_mut().insert(ConnectInfo(peer));
+            head.extensions.insert(ConnectInfo(peer));
         }
-        self.service.call(request)
+        let body = if body.is_end_stream() { Body::empty() } else { Body::new(body) };
+        hyper::service::Service::call(&self.service, Request::from_parts(head, body))
     }
 }
