@@ -202,10 +202,14 @@ impl<I: Transport, S: Handler> Connection<I, S> {
         }
         // Whoever freezes waits until nobody is in here: what was read by then is dispatched, and counts as running.
         let pass = state.shared.dispatching.enter();
-        let passing = state.is_passing();
-        let still = matches!(phase, Phase::Starting | Phase::Frozen) || (pass.is_none() && !phase.is_leaving());
+        // Nearly always it serves, and then nothing else is to be looked at.
+        let (still, passing, asked) = match phase {
+            Phase::Serving => (pass.is_none(), false, false),
+            Phase::Starting | Phase::Frozen => (true, false, false),
+            _ => (false, state.is_passing(), watch.is_asked(&state.shared, I::PASSES, cx)),
+        };
         state.set_held(still || passing);
-        state.set_asked(watch.is_asked(&state.shared, I::PASSES, cx));
+        state.set_asked(asked);
         let unsettled = state.unsettled();
         // What rests and is held stays as it is: hyper might have a whole request in its buffer, where the gate cannot hold it.
         if !(state.is_held() && state.at_rest()) {
@@ -224,7 +228,7 @@ impl<I: Transport, S: Handler> Connection<I, S> {
         if state.at_rest() && watch.is_to_rebuild(phase, options) {
             return Poll::Ready(Stop::Rebuild);
         }
-        if !state.is_asked() {
+        if !asked {
             return Poll::Pending;
         }
         if !state.is_kept() || !state.at_rest() {

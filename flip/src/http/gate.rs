@@ -130,6 +130,11 @@ impl State {
     #[inline]
     pub(super) fn announces_close(&self) -> bool {
         // What is everybody's turn may have begun since the driver looked.
+        self.shared.phase.get().is_leaving() && self.is_asked_by_now()
+    }
+
+    #[cold]
+    fn is_asked_by_now(&self) -> bool {
         self.is_asked()
             || (self.shared.sends_away(self.lasting, self.passes) && self.shared.spread(self.lasting).is_zero())
     }

@@ -193,21 +193,20 @@ where
     type Output = Result<Response<Answer<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Step::Parked { begin, state } = self.as_mut().project() {
-            let turn = ready!(state.poll_turn());
-            let begin = begin.take().expect(UNTIL_ITS_END);
-            match turn {
-                Turn::Here => {
-                    let begun = begin();
-                    self.set(begun);
-                }
-                Turn::Refused => {
+        let (future, running, wish) = match self.as_mut().project() {
+            Step::Begun { future, running, wish } => (future, running, wish),
+            Step::Parked { begin, state } => {
+                let turn = ready!(state.poll_turn());
+                let begin = begin.take().expect(UNTIL_ITS_END);
+                if let Turn::Refused = turn {
                     drop(begin);
                     return Poll::Ready(Ok(Answer::refusal(End(Arc::clone(state)))));
                 }
+                let begun = begin();
+                self.set(begun);
+                return self.poll(cx);
             }
-        }
-        let Step::Begun { future, running, wish } = self.project() else { unreachable!("it has begun") };
+        };
         let mut response = ready!(future.poll(cx))?;
         let end = running.end().expect(UNTIL_ITS_END);
         let state = &end.0;
