@@ -92,13 +92,16 @@ impl Process {
     }
 
     /// Its open descriptors: the number, and what is behind it. Inodes of sockets and pipes are replaced by nothing,
-    /// as each generation has its own.
+    /// as each generation has its own. What the kernel tells in files is not listed: it is only looked at.
     pub fn descriptors(&self) -> BTreeMap<i32, String> {
         let mut descriptors = BTreeMap::new();
         for entry in std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("the process is there").flatten() {
             // One that was closed meanwhile is not open.
             let Ok(target) = entry.path().read_link() else { continue };
             let target = target.to_string_lossy();
+            if target.starts_with("/proc/") || target.starts_with("/sys/") {
+                continue;
+            }
             let kind = target.split_once(":[").map_or(&*target, |(kind, _)| kind).to_owned();
             let number = entry.file_name().to_string_lossy().parse().expect("descriptors are numbers");
             descriptors.insert(number, kind);
