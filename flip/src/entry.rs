@@ -144,8 +144,8 @@ impl Builder {
     ///
     /// That begins with *asking*: nothing more is accepted, [`Shutdown`](crate::Shutdown) resolves, and `flip::serve` announces
     /// the end of its connections and closes those that rest. It ends with *cutting* what is left: each is logged with its
-    /// listener, its peer's address and its age, `main`'s future is dropped, and the process ends, at most a second later, or two
-    /// where it still makes [a checkpoint](Store::State).
+    /// listener, its peer's address and its age, `main`'s future is dropped, and the process ends, at most a second later,
+    /// or as soon as it has made its last [checkpoint](Store::State).
     pub fn drain_timeout(mut self, time: Duration) -> Builder {
         self.config.drain_timeout = time;
         self

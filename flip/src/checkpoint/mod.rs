@@ -16,6 +16,7 @@ mod file;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use event_listener::Listener;
@@ -86,6 +87,8 @@ pub(crate) struct Checkpoints {
     before: Mutex<Vec<String>>,
     /// What a cold start goes on from.
     found: Mutex<Option<Found>>,
+    /// The last one is made, and no other.
+    ending: AtomicBool,
 }
 
 struct Files {
@@ -128,7 +131,7 @@ impl Checkpoints {
         let (mut lying, mut kept) = (vec![], vec![]);
         for (name, fd) in passed {
             let named = Named { name, file: Arc::new(File::from(fd)) };
-            if let Ok(Some(pid)) = fd::locked_by(named.file.as_fd()) {
+            if wanted && let Ok(Some(pid)) = fd::locked_by(named.file.as_fd()) {
                 return Err(lives(pid, &named.name));
             }
             match Head::read(&named.file) {
@@ -149,6 +152,7 @@ impl Checkpoints {
                      write `store = state` to go on from it"
                 );
             }
+            *self.stored.lock() = kept;
             return Ok(());
         }
         lying.sort_by_key(|(_, head)| std::cmp::Reverse(head.sequence));
@@ -186,7 +190,7 @@ impl Checkpoints {
             Ok::<_, std::io::Error>(Named { name, file: Arc::new(file.into()) })
         };
         let files = (|| {
-            let first = newest.map_or_else(&mut made, Ok)?;
+            let first = newest.clone().map_or_else(&mut made, Ok)?;
             Ok::<_, std::io::Error>(Files { files: [first, made()?], newest: 0, sequence, owned: false, said: false })
         })();
         match files {
@@ -194,9 +198,13 @@ impl Checkpoints {
                 stored.extend(files.files.iter().cloned());
                 *self.files.lock() = Some(files);
             }
-            Err(error) => say!(warn, "no checkpoint can be made: {error}"),
+            Err(error) => {
+                // What there is stays.
+                stored.extend(newest);
+                say!(warn, "no checkpoint can be made: {error}");
+            }
         }
-        *self.stored.lock() = stored;
+        self.stored.lock().extend(stored);
     }
 
     /// What is to lie in the store.
@@ -303,7 +311,8 @@ impl Checkpoints {
     /// Makes them from here on, on a thread of its own, until this process leaves.
     pub(crate) fn start(shared: &Arc<Shared>, every: Duration) {
         let checkpoints = &shared.checkpoints;
-        if checkpoints.files.lock().is_none() {
+        let has_files = checkpoints.files.lock().is_some() || !checkpoints.stored.lock().is_empty();
+        if !has_files {
             checkpoints.keep(None, 0, vec![]);
         }
         for state in shared.states.all().iter().filter(|state| !state.is_storable()) {
@@ -325,8 +334,9 @@ impl Checkpoints {
 
     /// None are made.
     pub(crate) fn forget(&self) {
-        *self.files.lock() = None;
-        self.stored.lock().clear();
+        if let Some(files) = self.files.lock().take() {
+            self.stored.lock().retain(|one| files.files.iter().all(|file| file.name != one.name));
+        }
     }
 
     fn run(&self, shared: &Shared, every: Duration) {
@@ -335,8 +345,8 @@ impl Checkpoints {
             let changed = shared.phase.listen();
             match shared.phase.get() {
                 Phase::HandedOff => return self.leave(),
-                phase if phase.is_leaving() => return,
-                Phase::Serving => {
+                _ if self.ending.load(Ordering::SeqCst) => return,
+                Phase::Serving | Phase::Stopping => {
                     if due.is_some_and(|due| due <= Instant::now()) {
                         let over = self.turn(shared) == Turn::Over;
                         again = if over { 0 } else { again + 1 };
@@ -355,7 +365,8 @@ impl Checkpoints {
                         None => changed.wait(),
                     }
                 }
-                _ => changed.wait(),
+                Phase::Starting | Phase::Frozen => changed.wait(),
+                Phase::Cut | Phase::Over => return,
             }
         }
     }
@@ -366,7 +377,8 @@ impl Checkpoints {
         if !shared.hold.is_written() {
             return Turn::Over;
         }
-        let is_wanted = || shared.phase.get() == Phase::Serving;
+        let is_wanted =
+            || matches!(shared.phase.get(), Phase::Serving | Phase::Stopping) && !self.ending.load(Ordering::SeqCst);
         let (blank, states) = (files.blank(), storable(shared));
         let _entered = shared.enter();
         let made = entry::shielded(|| {
@@ -391,6 +403,8 @@ impl Checkpoints {
 
     /// The last one. From here on nobody changes anything, and whoever tries is told.
     pub(crate) fn finish(&self, shared: &Shared) {
+        // One that is being made gives way.
+        self.ending.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + LAST_PATIENCE;
         let mut files = self.files.lock();
         let Some(files) = files.as_mut() else { return };
@@ -535,6 +549,8 @@ fn choose(lying: Vec<(Named, Head)>, aside: Aside) -> (Vec<(Named, Head)>, Vec<N
                 "the state is what was aside until now"
             }
         );
+        // The one before it is older than what is aside already, if there is something.
+        current.truncate(1);
         std::mem::swap(&mut current, &mut asides);
         note(&mut asides, true);
         // What is poisoned as well gives way.
@@ -543,9 +559,10 @@ fn choose(lying: Vec<(Named, Head)>, aside: Aside) -> (Vec<(Named, Head)>, Vec<N
     } else if let Some((Named { name, .. }, head)) = asides.first() {
         say!(
             warn,
-            "a checkpoint of {} ago that was set aside lies in the store of descriptors (`{name}`); FLIP_ASIDE=restore has it \
-             tried again, FLIP_ASIDE=drop drops it",
-            age(head.age())
+            "a checkpoint of {} ago that was set aside lies in the store of descriptors (`{name}`); {}FLIP_ASIDE=drop drops it",
+            age(head.age()),
+            // What was live until it gave way to one that was tried again is not.
+            if asides.iter().any(is_poisoned) { "FLIP_ASIDE=restore has it tried again, " } else { "" }
         );
     }
     (current, asides.into_iter().map(|(named, _)| named).collect())

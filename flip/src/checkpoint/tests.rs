@@ -209,6 +209,29 @@ fn checkpoint_that_ends_two_processes_is_set_aside() {
     assert_eq!(names(&back.checkpoints.stored())[0], "flip-state.1");
 }
 
+/// The one before it is of the same state, and older than what begins anew.
+#[test]
+fn only_what_ended_them_is_set_aside() {
+    let mut stored = vec![];
+    for _ in 0..2 {
+        let shared = starts(&stored, Aside::Keep).unwrap();
+        let count = state(&shared, "count");
+        assert_eq!(total(&count), 0);
+        for _ in 0..2 {
+            add(&count, 1);
+            shared.checkpoints.turn(&shared);
+        }
+        shared.checkpoints.leave();
+        stored = shared.checkpoints.stored();
+        is_ended_by(&stored, Aside::Keep);
+        is_ended_by(&stored, Aside::Keep);
+    }
+    let anew = starts(&stored, Aside::Keep).unwrap();
+    assert_eq!(total(&state(&anew, "count")), 0);
+    // What was set aside first gives way; two are for what is to come.
+    assert_eq!(anew.checkpoints.stored().len(), 3);
+}
+
 /// Both are changed together: in no checkpoint one is ahead of the other.
 #[test]
 fn states_are_one_cut_through_all_of_them() {

@@ -67,6 +67,14 @@ impl Thread {
 
     pub(super) fn stop(&mut self) {
         let shared = Arc::clone(&self.shared);
+        if self.settings.checkpoint.is_some() && self.setup_done && !self.checkpoints_begun {
+            // It serves already, though not all of it is ready.
+            if !self.announced {
+                self.keep(false);
+            }
+            self.begin_checkpoints();
+        }
+        self.store_in_time();
         shared.freeze.finish();
         shared.connections.ring_when_done(Arc::clone(shared.notes.bell()));
         self.begin_to_leave();
@@ -85,7 +93,7 @@ impl Thread {
 
     pub(super) fn exit(&mut self) {
         let phase = self.shared.phase.get();
-        self.end_checkpoints(phase == Phase::Cut);
+        self.end_checkpoints();
         if self.orphaned {
             say!(error, "the new process died as soon as it served: nobody owns the service");
             entry::end(1);

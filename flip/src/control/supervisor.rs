@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use super::{LAST, STACK, SUCCEEDED, Thread};
+use super::{STACK, SUCCEEDED, Thread};
 use crate::checkpoint::Checkpoints;
 use crate::listen::Listeners;
 use crate::log::say;
@@ -83,9 +83,9 @@ impl Thread {
         }
     }
 
-    /// The last checkpoint, or that of what was handed over. It runs code of the user's, so on a thread of its own; where this process
-    /// is cut nobody waits for it any more.
-    pub(super) fn end_checkpoints(&mut self, cut: bool) {
+    /// The last checkpoint, or that of what was handed over. It runs code of the user's, so on a thread of its own; one more stop, and
+    /// nobody waits for it any more.
+    pub(super) fn end_checkpoints(&mut self) {
         if self.settings.checkpoint.is_none() || !self.checkpoints_begun {
             return;
         }
@@ -103,20 +103,27 @@ impl Thread {
             drop(done);
             shared.notes.bell().ring();
         });
-        let until = Instant::now() + if cut { LAST } else { CHECKPOINT };
+        if let Err(error) = started {
+            return say!(warn, "the last checkpoint is not made: {error}; the one before counts");
+        }
+        let until = Instant::now() + CHECKPOINT;
         let left = || until.saturating_duration_since(Instant::now());
         let mut is_told_again = false;
-        while started.is_ok() && is_done.try_recv() == Err(TryRecvError::Empty) {
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
             if left().is_zero() || is_told_again {
                 return say!(warn, "the last checkpoint is not whole; the one before counts");
             }
             let mut entries =
                 [PollEntry::readable(self.shared.notes.bell().as_fd()), PollEntry::readable(self.signals.as_fd())];
+            // What is sent to a process that has handed over is looked at when it is done.
+            let count = if self.shared.phase.has_handed_off() { 1 } else { 2 };
             // Without memory to wait this goes on without.
-            let _ = fd::poll(&mut entries, Some(left()));
+            let _ = fd::poll(&mut entries[..count], Some(left()));
             self.shared.notes.bell().clear();
-            if !self.shared.phase.has_handed_off() {
-                is_told_again = self.signals.read().is_some();
+            while count == 2
+                && let Some(received) = self.signals.read()
+            {
+                is_told_again |= self.settings.stop.contains(&received.signal);
             }
         }
     }

@@ -202,7 +202,8 @@ impl<T: Handoff + Send + Sync + 'static> Live<T> {
     /// While the process is frozen, and in a new process until it serves, this waits on the calling thread.
     ///
     /// # Errors
-    /// [`HandedOff`] once another process owns the content: nothing was changed. [`call`](Live::call) works then, too.
+    /// [`HandedOff`] once another process owns the content: nothing was changed. [`call`](Live::call) works then, too, unless the
+    /// service stops.
     ///
     /// # Panics
     /// When the closure does; what it had changed stays changed.

@@ -46,6 +46,8 @@ const STATUS_LENGTH: usize = 1024;
 const STORE_LATER: Duration = Duration::from_secs(1);
 /// systemd is behind.
 const STORE_AGAIN: Duration = Duration::from_millis(100);
+/// How long systemd may be behind with the last word.
+const BEHIND: Duration = Duration::from_secs(5);
 /// How much longer than flip systemd waits.
 const LONGER: Duration = Duration::from_secs(2);
 
@@ -62,6 +64,7 @@ pub(crate) struct Systemd {
     store: Option<Store>,
     /// Lifted when systemd has dealt with the last word of this process.
     barrier: Barrier,
+    barred: Instant,
 }
 
 enum Barrier {
@@ -122,7 +125,17 @@ impl Systemd {
         let has_store = room.is_some_and(|room| room > 0) || (room.is_none() && is_main && main.is_some());
         let store = has_store.then(|| Store { room, names: BTreeSet::new(), due: None, warned: false });
         let (status, barrier) = (String::new(), Barrier::None);
-        Some(Systemd { socket, speaks: false, status, status_due: now, busy: None, watchdog, store, barrier })
+        Some(Systemd {
+            socket,
+            speaks: false,
+            status,
+            status_due: now,
+            busy: None,
+            watchdog,
+            store,
+            barrier,
+            barred: now,
+        })
     }
 
     // ---- what is said
@@ -177,7 +190,7 @@ impl Systemd {
         self.say(text, status);
         self.busy = None;
         self.speaks = false;
-        self.barrier = Barrier::Wanted;
+        (self.barrier, self.barred) = (Barrier::Wanted, Instant::now());
         self.bar();
     }
 
@@ -186,14 +199,16 @@ impl Systemd {
             self.barrier = match self.socket.bar() {
                 Ok(read) => Barrier::Down(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Barrier::Wanted,
-                Err(_) => Barrier::Lifted,
+                // Nobody listens, or for want of descriptors: at the end it is asked once more.
+                Err(_) => Barrier::None,
             };
         }
     }
 
     /// systemd may still take this process for the service, which it is not any more.
     pub(crate) fn is_behind(&self) -> bool {
-        matches!(self.barrier, Barrier::Wanted | Barrier::Down(_))
+        // One that reads nothing for so long never will.
+        matches!(self.barrier, Barrier::Wanted | Barrier::Down(_)) && self.barred.elapsed() < BEHIND
     }
 
     /// What becomes readable when systemd knows who serves, until it was [seen](Self::knows).
