@@ -71,6 +71,7 @@ impl Thread {
                 Checkpoints::start(&self.shared, every);
             }
             wanted => {
+                self.shared.checkpoints.forget();
                 if wanted.is_some() {
                     say!(
                         info,
@@ -78,7 +79,6 @@ impl Thread {
                          FileDescriptorStoreMax=, and `launcher = on` does"
                     );
                 }
-                self.shared.checkpoints.forget();
             }
         }
     }
