@@ -167,6 +167,8 @@ pub(super) struct Draft {
     index: Vec<u8>,
     states: u64,
     time: SystemTime,
+    /// Unmapped when writers write again: that takes its time as well.
+    window: Option<Window>,
 }
 
 /// A file that is ready to be written.
@@ -199,13 +201,15 @@ impl Blank {
         }
         let states = writer.at - BODY;
         let index = codec::to_named(&index).map_err(|error| error.to_string())?;
-        Ok(Draft { index, states, time: SystemTime::now() })
+        Ok(Draft { index, states, time: SystemTime::now(), window: writer.window })
     }
 }
 
 impl Draft {
     /// Makes it a checkpoint.
     pub(super) fn seal(self, file: &File, sequence: u64, is_wanted: &dyn Fn() -> bool) -> io::Result<Head> {
+        // Before the file may become shorter.
+        drop(self.window);
         file.write_all_at(&self.index, BODY + self.states)?;
         let index = self.index.len() as u64;
         let end = BODY + self.states + index;

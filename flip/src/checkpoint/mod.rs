@@ -408,7 +408,7 @@ impl Checkpoints {
         let deadline = Instant::now() + LAST_PATIENCE;
         let mut files = self.files.lock();
         let Some(files) = files.as_mut() else { return };
-        // The process before may be about to go.
+        // The process before may be about to go; fcntl(2) waits for a lock for ever, or not at all.
         while !files.own(shared) && Instant::now() < deadline {
             std::thread::sleep(LAST_PATIENCE / 100);
         }
