@@ -37,7 +37,9 @@ pub(crate) mod field;
 pub(crate) mod matching;
 mod pack;
 pub(crate) mod probe;
+mod restorer;
 mod room;
+mod saver;
 mod schema;
 mod shape;
 mod stream;
@@ -48,8 +50,9 @@ pub(crate) mod transcode;
 
 pub use calls::{Apply, CallRefused, Calls};
 pub use error::{RestoreError, SaveError};
+pub use restorer::Restorer;
+pub use saver::Saver;
 pub use schema::{Facts, Fields, Schemas, Type, Variants};
-pub use stream::{Restorer, Saver};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use matching::Mismatch;
