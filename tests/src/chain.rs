@@ -1,7 +1,7 @@
 //! A service under test: its first process, and every generation after it.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -60,6 +60,11 @@ impl Start {
 
     pub fn env(mut self, name: &str, value: &str) -> Start {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn envs(mut self, variables: &[(&str, &str)]) -> Start {
+        self.env.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         self
     }
 
@@ -351,6 +356,18 @@ impl Chain {
     /// Follows the service to its new owner. Gives the one before.
     pub fn owned_by(&mut self, owner: Process) -> Process {
         std::mem::replace(&mut self.owner, owner)
+    }
+
+    /// An upgrade after which the old process has nothing left to do.
+    pub fn replace(&mut self) {
+        let old = self.upgrade().unwrap_or_else(|report| self.fail(&report));
+        assert_eq!(self.exit(&old), Exit::Status(0));
+    }
+
+    /// Where its first process says that it listens.
+    pub fn address(&self) -> SocketAddr {
+        let line = self.line("listens at ");
+        line.rsplit_once(' ').and_then(|(_, address)| address.parse().ok()).expect("it ends with an address")
     }
 
     /// Waits for the end of a process, once.

@@ -6,19 +6,9 @@ use flip_tests::client::{Http, Loss};
 use flip_tests::{Chain, Exit, Start};
 
 fn start(settings: &[(&str, &str)]) -> (Chain, SocketAddr) {
-    let mut start = Start::new(env!("CARGO_BIN_EXE_web"));
-    for (name, value) in settings {
-        start = start.env(name, value);
-    }
-    let service = start.start();
-    let address = service.line("listens at ").rsplit_once(' ').unwrap().1.parse().unwrap();
+    let service = Start::new(env!("CARGO_BIN_EXE_web")).envs(settings).start();
+    let address = service.address();
     (service, address)
-}
-
-/// An upgrade after which the old process has nothing left to do.
-fn upgrade(service: &mut Chain) {
-    let old = service.upgrade().unwrap();
-    assert_eq!(service.exit(&old), Exit::Status(0));
 }
 
 #[test]
@@ -30,7 +20,7 @@ fn kept_connection_goes_to_the_new_process() {
             let answer = http.exchange("GET", "/pid").unwrap();
             assert_eq!((answer.body, answer.last), (service.owner().pid.to_string(), false));
         }
-        upgrade(&mut service);
+        service.replace();
     }
     drop(kept);
     service.stop();
@@ -43,7 +33,7 @@ fn kept_connection_waits_for_a_server_that_begins_late() {
     let mut gate = service.gate("serve-2");
     let mut http = Http::open(address).unwrap();
     http.exchange("GET", "/").unwrap();
-    upgrade(&mut service);
+    service.replace();
     service.line("is at the gate serve-2");
     http.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
     gate.open();
@@ -65,7 +55,7 @@ fn half_a_head_is_answered_by_the_new_process() {
             }
             http.send(&request[..at]).unwrap();
         }
-        upgrade(&mut service);
+        service.replace();
         for (at, http) in clients.iter_mut().enumerate() {
             http.send(&request[at..]).unwrap();
             assert_eq!(http.good_answer().unwrap().body, service.owner().pid.to_string(), "cut at {at}");
@@ -80,7 +70,7 @@ fn half_a_head_goes_through_several_processes() {
     let mut http = Http::open(address).unwrap();
     for part in ["GET /pid HT", "TP/1.1\r\nho", "st: test\r", "\n\r"] {
         http.send(part).unwrap();
-        upgrade(&mut service);
+        service.replace();
     }
     http.send("\n").unwrap();
     assert_eq!(http.good_answer().unwrap().body, service.owner().pid.to_string());

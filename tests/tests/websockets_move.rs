@@ -17,19 +17,9 @@ const CLIENTS: usize = 50;
 const DRAIN: (&str, &str) = ("FLIP_DRAIN_TIMEOUT", "5s");
 
 fn start(settings: &[(&str, &str)]) -> (Chain, SocketAddr) {
-    let mut start = Start::new(env!("CARGO_BIN_EXE_ws")).linked_as("service");
-    for (name, value) in settings {
-        start = start.env(name, value);
-    }
-    let service = start.start();
-    let address = service.line("listens at ").rsplit_once(' ').unwrap().1.parse().unwrap();
+    let service = Start::new(env!("CARGO_BIN_EXE_ws")).linked_as("service").envs(settings).start();
+    let address = service.address();
     (service, address)
-}
-
-/// An upgrade after which the old process has nothing left to do.
-fn upgrade(service: &mut Chain) {
-    let old = service.upgrade().unwrap();
-    assert_eq!(service.exit(&old), Exit::Status(0));
 }
 
 fn total(address: SocketAddr) -> String {
@@ -53,7 +43,7 @@ fn message_is_moved_at_each_of_its_bytes() {
         exchange(client, "begin", first, 1, 0);
         client.send(&message[..at]).unwrap();
     }
-    upgrade(&mut service);
+    service.replace();
     for (at, client) in clients.iter_mut().enumerate() {
         client.send(&message[at..]).unwrap();
         assert_eq!(client.hear().unwrap(), (FINAL | PONG, b"?".to_vec()), "cut at {at}");
@@ -74,9 +64,9 @@ fn message_goes_through_several_processes() {
     let mut client = Client::open(address, "/").unwrap();
     for part in [frame(TEXT, b"a"), frame(CONTINUATION, b"b"), frame(CONTINUATION, b"c")] {
         client.send(&part[..3]).unwrap();
-        upgrade(&mut service);
+        service.replace();
         client.send(&part[3..]).unwrap();
-        upgrade(&mut service);
+        service.replace();
     }
     client.send(&frame(FINAL | CONTINUATION, b"d")).unwrap();
     assert_eq!(client.hear_text().unwrap(), format!("{} 1 6 abcd", service.owner().pid));
@@ -124,7 +114,7 @@ fn ten_restarts_lose_no_message() {
         for _ in 0..RESTARTS {
             let before = answered.load(Ordering::SeqCst);
             service.until("clients are answered", || answered.load(Ordering::SeqCst) >= before + 10 * CLIENTS as u64);
-            upgrade(&mut service);
+            service.replace();
         }
         done.store(true, Ordering::SeqCst);
         let mut counted = 0;
@@ -168,7 +158,7 @@ fn those_that_wait_when_a_program_without_sockets_comes_are_told() {
     }
     let before = service.owner().sockets();
     let mut gate = service.gate("take");
-    upgrade(&mut service);
+    service.replace();
     service.line("is at the gate take");
     // The listener and the five: they wait there, and are not on their way.
     service.until("they are there", || before.intersection(&service.owner().sockets()).count() == 6);
@@ -250,7 +240,7 @@ fn what_the_client_does_not_read_moves_and_holds_no_upgrade_up() {
     const LENGTH: usize = 20_000_000;
     client.say(&format!("long {LENGTH}")).unwrap();
     service.line("sends a long answer");
-    upgrade(&mut service);
+    service.replace();
     let last = format!("{} 3 1 last", service.owner().pid);
     client.say("last").unwrap();
     let answer = client.hear_text().unwrap();
@@ -326,7 +316,7 @@ fn roll_back_is_not_noticed() {
         assert_eq!(client.hear_text().unwrap(), format!("{first} 2 0 two"));
     }
     assert_eq!(total(address), "20");
-    upgrade(&mut service);
+    service.replace();
     for client in &mut clients {
         exchange(client, "three", service.owner().pid, 3, 1);
     }
@@ -358,7 +348,7 @@ fn one_whose_peer_goes_on_the_way_harms_nobody() {
     for client in &mut clients {
         exchange(client, "one", first, 1, 0);
     }
-    upgrade(&mut service);
+    service.replace();
     let gone = clients.remove(1);
     drop(gone);
     gate.open();
@@ -381,7 +371,7 @@ fn one_that_is_being_closed_does_not_move() {
     is_closed.say("one").unwrap();
     assert_eq!(is_closed.hear().unwrap(), (FINAL | CLOSE, [&4000u16.to_be_bytes()[..], b"once"].concat()));
     // It ends with the old process, whose end it does not hold up.
-    upgrade(&mut service);
+    service.replace();
     closes.is_over().unwrap();
     is_closed.is_over().unwrap();
     service.stop();
