@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use nix::sys::sysinfo::sysinfo;
+
 /// How much there is, and who says so.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
@@ -16,8 +18,16 @@ pub(crate) fn left() -> u64 {
 }
 
 fn least() -> Option<Left> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    least_of(&read("/proc/meminfo"), &read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+    least_with(&read("/proc/meminfo"))
+}
+
+fn least_with(meminfo: &str) -> Option<Left> {
+    least_of(meminfo, &read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+}
+
+/// What the kernel says in a file; nothing where it does not.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 fn least_of(meminfo: &str, cgroup: &str, root: &Path) -> Option<Left> {
@@ -59,7 +69,10 @@ fn own() -> Option<u64> {
 ///
 /// Where nobody says how much there is, nothing is refused.
 pub(crate) fn refusal() -> Option<String> {
-    let (own, left) = (own()?, least()?);
+    let own = own()?;
+    // What nobody uses is part of what can be had, and takes less to know: /proc/meminfo is added up over all processors.
+    let has_plenty = sysinfo().is_ok_and(|machine| machine.ram_unused() / 2 > own);
+    let left = if has_plenty { least_with("")? } else { least()? };
     (own > left.bytes).then(|| {
         format!(
             "this process has {} of memory, a second one would need as much, and {} are left ({}); give the service room for two, \

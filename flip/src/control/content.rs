@@ -344,10 +344,14 @@ impl Reader<'_> {
     fn fill_room(&mut self) -> io::Result<()> {
         let (sizes, _) = self.section(HEADER)?;
         let sizes: Sizes = codec::from_named(&sizes).map_err(io::Error::other)?;
+        let sizes = sizes.bulks.into_iter().map(|size| (size, 1)).chain(sizes.numbers).take(SIZES);
+        let large: Vec<_> = sizes.filter(|(size, _)| *size >= BULK as u64).collect();
+        if large.is_empty() {
+            return Ok(());
+        }
         // All that is believed before it is there, in sum.
         let mut left = (memory::left() / 4 * 3).min(self.shared.state_limit.load(Ordering::Relaxed));
-        let bytes = sizes.bulks.into_iter().map(|size| (size, 1));
-        for (size, align) in bytes.chain(sizes.numbers).take(SIZES).filter(|(size, _)| *size >= BULK as u64) {
+        for (size, align) in large {
             // Beyond that, what comes brings its memory with it.
             let Some(rest) = left.checked_sub(size) else { break };
             left = rest;

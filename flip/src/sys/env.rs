@@ -49,7 +49,7 @@ pub(crate) struct Origin {
     pub(crate) terminal: bool,
     /// What was ignored, as nohup(1) does to SIGHUP. SIGPIPE is never in it: Rust ignores it before anybody can look.
     pub(crate) ignored: SigSet,
-    /// How many filters of system calls its threads began with, seccomp(2); not before Linux 5.11.
+    /// How many filters of system calls the first process's threads began with, seccomp(2); not before Linux 5.11.
     pub(crate) filters: Option<u32>,
     /// What the launcher said, where there is one: not in the environment any more, and in that of each successor.
     pub(crate) launched: Vec<(OsString, OsString)>,
@@ -113,7 +113,7 @@ impl Origin {
             descriptors: descriptors(),
             terminal: has_terminal(),
             ignored: ignored_signals(),
-            filters: filters(),
+            filters: None,
             launched: Vec::new(),
         })
     }
