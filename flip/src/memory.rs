@@ -1,8 +1,11 @@
 //! Memory: what there is, and whether a second copy of this process fits into it.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
-use nix::sys::sysinfo::sysinfo;
+use nix::sys::sysinfo::{SysInfo, sysinfo};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// How much there is, and who says so.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,16 +21,18 @@ pub(crate) fn left() -> u64 {
 }
 
 fn least() -> Option<Left> {
-    least_with(&read("/proc/meminfo"))
+    least_with(&read("/proc/meminfo").unwrap_or_default())
 }
 
 fn least_with(meminfo: &str) -> Option<Left> {
-    least_of(meminfo, &read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+    least_of(meminfo, &read("/proc/self/cgroup").unwrap_or_default(), Path::new("/sys/fs/cgroup"))
 }
 
-/// What the kernel says in a file; nothing where it does not.
-fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
+/// What the kernel says in a file. It does not say its length before, with which [`std::fs::read_to_string`] would read it at once.
+fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn least_of(meminfo: &str, cgroup: &str, root: &Path) -> Option<Left> {
@@ -43,10 +48,9 @@ fn least_of(meminfo: &str, cgroup: &str, root: &Path) -> Option<Left> {
 
 /// What a control group leaves; nothing where it has no limit, and says `max`.
 fn left_by(group: &Path) -> Option<Left> {
-    let read = |file| std::fs::read_to_string(group.join(file)).ok();
-    let number = |file| read(file)?.trim().parse::<u64>().ok();
+    let number = |file| read(group.join(file)).ok()?.trim().parse::<u64>().ok();
     let (most, current) = (number("memory.max")?, number("memory.current")?);
-    let stat = read("memory.stat").unwrap_or_default();
+    let stat = read(group.join("memory.stat")).unwrap_or_default();
     let files = ["inactive_file", "active_file"].iter().filter_map(|name| field(&stat, name)).sum();
     let bytes = most.saturating_sub(current.saturating_sub(files));
     Some(Left { bytes, by: format!("memory.max of {}", group.display()) })
@@ -59,8 +63,17 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// What is this process's alone, and a second one would need as well. What it maps of a region is shared.
-fn own() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+fn own(machine: Option<&SysInfo>) -> Option<u64> {
+    let has_swapped = machine.is_none_or(|machine| machine.swap_free() < machine.swap_total());
+    if !has_swapped {
+        // The same as below without a line for all else, proc_pid_statm(5).
+        let sizes = read("/proc/self/statm").ok()?;
+        let mut pages = sizes.split_whitespace().skip(1).map_while(|pages| pages.parse::<u64>().ok());
+        let (resident, shared) = (pages.next()?, pages.next()?);
+        let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
+        return Some(resident.saturating_sub(shared).saturating_mul(page));
+    }
+    let status = read("/proc/self/status").ok()?;
     let kilobytes = field(&status, "RssAnon:")?.saturating_add(field(&status, "VmSwap:").unwrap_or(0));
     Some(kilobytes.saturating_mul(1024))
 }
@@ -69,9 +82,10 @@ fn own() -> Option<u64> {
 ///
 /// Where nobody says how much there is, nothing is refused.
 pub(crate) fn refusal() -> Option<String> {
-    let own = own()?;
+    let machine = sysinfo().ok();
+    let own = own(machine.as_ref())?;
     // What nobody uses is part of what can be had, and takes less to know: /proc/meminfo is added up over all processors.
-    let has_plenty = sysinfo().is_ok_and(|machine| machine.ram_unused() / 2 > own);
+    let has_plenty = machine.is_some_and(|machine| machine.ram_unused() / 2 > own);
     let left = if has_plenty { least_with("")? } else { least()? };
     (own > left.bytes).then(|| {
         format!(
@@ -118,7 +132,11 @@ mod tests {
 
     #[test]
     fn this_process_has_a_size_and_the_machine_some_left() {
-        assert!(own().unwrap() > 0 && left() > 0);
+        let some = std::hint::black_box(vec![1u8; 8 << 20]);
+        for machine in [None, sysinfo().ok()] {
+            assert!(own(machine.as_ref()).unwrap() >= some.len() as u64);
+        }
+        assert!(left() > 0);
         assert_eq!(mebibytes((3 << 20) + (1 << 19)), "3.5 MiB");
     }
 }

@@ -4,7 +4,7 @@
 //! service that drops that capability before it serves would be the first to go for ever. So it is set without.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ const FIRST: &[u8] = b"1000";
 pub(crate) struct First {
     /// Open from the start: after a change of user it could not be opened any more.
     score: File,
-    before: String,
+    before: Vec<u8>,
 }
 
 impl First {
@@ -26,11 +26,12 @@ impl First {
     /// # Errors
     /// Without `/proc`.
     pub(crate) fn begin() -> io::Result<First> {
-        let before = std::fs::read_to_string(SCORE)?;
-        let score = File::options().write(true).open(SCORE)?;
-        let first = First { score, before };
+        let score = File::options().read(true).write(true).open(SCORE)?;
+        let mut before = [0; 8];
+        let length = score.read_at(&mut before, 0)?;
+        let first = First { score, before: before[..length].trim_ascii().to_vec() };
         let _without = Without::resources();
-        (&first.score).write_all(FIRST)?;
+        first.score.write_all_at(FIRST, 0)?;
         Ok(first)
     }
 
@@ -39,7 +40,7 @@ impl First {
     /// # Errors
     /// It is not allowed.
     pub(crate) fn over(self) -> io::Result<()> {
-        self.score.write_all_at(self.before.trim_end().as_bytes(), 0)
+        self.score.write_all_at(&self.before, 0)
     }
 }
 
