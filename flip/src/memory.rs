@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nix::sys::sysinfo::{SysInfo, sysinfo};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// How much there is, and who says so.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,30 +62,29 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// What is this process's alone, and a second one would need as well. What it maps of a region is shared.
-fn own(machine: Option<&SysInfo>) -> Option<u64> {
-    let has_swapped = machine.is_none_or(|machine| machine.swap_free() < machine.swap_total());
-    if !has_swapped {
-        // The same as below without a line for all else, proc_pid_statm(5).
-        let sizes = read("/proc/self/statm").ok()?;
-        let mut pages = sizes.split_whitespace().skip(1).map_while(|pages| pages.parse::<u64>().ok());
-        let (resident, shared) = (pages.next()?, pages.next()?);
-        let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
-        return Some(resident.saturating_sub(shared).saturating_mul(page));
-    }
+fn own() -> Option<u64> {
     let status = read("/proc/self/status").ok()?;
     let kilobytes = field(&status, "RssAnon:")?.saturating_add(field(&status, "VmSwap:").unwrap_or(0));
     Some(kilobytes.saturating_mul(1024))
+}
+
+/// The most that it can be, where nothing is swapped out: all that this process ever had in memory. That takes less to know.
+fn own_at_most() -> Option<u64> {
+    let kilobytes = getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss();
+    u64::try_from(kilobytes).ok()?.checked_mul(1024)
 }
 
 /// Why a second process of this one's size should not be started: the kernel would end one of the two.
 ///
 /// Where nobody says how much there is, nothing is refused.
 pub(crate) fn refusal() -> Option<String> {
-    let machine = sysinfo().ok();
-    let own = own(machine.as_ref())?;
-    // What nobody uses is part of what can be had, and takes less to know: /proc/meminfo is added up over all processors.
-    let has_plenty = machine.is_some_and(|machine| machine.ram_unused() / 2 > own);
-    let left = if has_plenty { least_with("")? } else { least()? };
+    let meminfo = read("/proc/meminfo").unwrap_or_default();
+    let left = least_with(&meminfo)?;
+    let is_swapped = field(&meminfo, "SwapTotal:") != field(&meminfo, "SwapFree:");
+    if !is_swapped && own_at_most().is_some_and(|own| own <= left.bytes) {
+        return None;
+    }
+    let own = own()?;
     (own > left.bytes).then(|| {
         format!(
             "this process has {} of memory, a second one would need as much, and {} are left ({}); give the service room for two, \
@@ -133,9 +131,9 @@ mod tests {
     #[test]
     fn this_process_has_a_size_and_the_machine_some_left() {
         let some = std::hint::black_box(vec![1u8; 8 << 20]);
-        for machine in [None, sysinfo().ok()] {
-            assert!(own(machine.as_ref()).unwrap() >= some.len() as u64);
-        }
+        let own = own().unwrap();
+        assert!(own >= some.len() as u64);
+        assert!(own_at_most().unwrap() >= own);
         assert!(left() > 0);
         assert_eq!(mebibytes((3 << 20) + (1 << 19)), "3.5 MiB");
     }
