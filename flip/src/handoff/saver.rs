@@ -15,7 +15,7 @@ use super::{
     codec::{self, Scalar},
     stream::{BULK, CHUNK, DEPTH, DESCRIPTORS, EMPTY_ELEMENTS, PIECE, Sink, TOO_MANY_EMPTY, too_deep},
 };
-use crate::live::Hold;
+use crate::{live::Hold, sys::text};
 
 /// Takes values on the way to the new process. Only generated code calls it.
 pub struct Saver<'a> {
@@ -188,6 +188,13 @@ impl<'a> Saver<'a> {
 
     #[inline]
     pub(super) fn text(&mut self, text: &str) -> Result<(), SaveError> {
+        if let Some(short) = text::short(text.as_bytes()) {
+            self.room(short.len())?;
+            let end = self.buffer.len() + 1 + text.len();
+            self.buffer.extend_from_slice(&short);
+            self.buffer.truncate(end);
+            return Ok(());
+        }
         self.length(text.len())?;
         self.bytes(text.as_bytes())
     }

@@ -4,25 +4,64 @@ use std::str::Utf8Error;
 
 use super::spare::{Spare, append};
 
+/// Each byte's highest bit, which no ASCII has.
+const BEYOND: u128 = u128::from_le_bytes([0x80; 16]);
+
 /// The first `length` bytes as text, if there are so many, and sixteen, and those are ASCII. What else is text is not known here.
 ///
 /// A look at single bytes, as std has one for what is short or left over, would cost more than the text's memory does.
 #[inline(always)]
 pub(crate) fn ascii(bytes: &[u8], length: usize) -> Option<String> {
     let text = bytes.get(..length)?;
-    let seen = match text.last_chunk() {
-        // Those at the end twice, where the length is not that of whole chunks.
-        Some(&last) => {
-            text.as_chunks().0.iter().fold(u128::from_le_bytes(last), |seen, &chunk| seen | u128::from_le_bytes(chunk))
-        }
-        // What comes after it is shifted out.
-        None => u128::from_le_bytes(*bytes.first_chunk()?).unbounded_shl(128 - 8 * length as u32),
-    };
-    if seen & u128::from_le_bytes([0x80; 16]) != 0 {
+    let Some(&last) = text.last_chunk() else { return short_ascii(*bytes.first_chunk()?, length) };
+    // Those at the end twice, where the length is not that of whole chunks.
+    let chunks = text.as_chunks().0.iter();
+    let seen = chunks.fold(u128::from_le_bytes(last), |seen, &chunk| seen | u128::from_le_bytes(chunk));
+    // SAFETY: each of its bytes is among those seen, and none of those is beyond ASCII.
+    (seen & BEYOND == 0).then(|| unsafe { String::from_utf8_unchecked(text.to_vec()) })
+}
+
+/// A copy of a fixed length costs less than one of the right length, and no allocator has memory for less than eight bytes.
+#[inline(always)]
+fn short_ascii(bytes: [u8; 16], length: usize) -> Option<String> {
+    if length == 0 {
+        return Some(String::new());
+    }
+    // What comes after it is shifted out.
+    let seen = u128::from_le_bytes(bytes).unbounded_shl(128 - 8 * length as u32);
+    if seen & BEYOND != 0 {
         return None;
     }
+    let mut text = if length <= 8 { bytes[..8].to_vec() } else { bytes.to_vec() };
+    text.truncate(length);
     // SAFETY: each of its bytes is among those seen, and none of those is beyond ASCII.
-    Some(unsafe { String::from_utf8_unchecked(text.to_vec()) })
+    Some(unsafe { String::from_utf8_unchecked(text) })
+}
+
+/// Fewer than sixteen bytes behind how many they are, which is how bincode writes them, followed by zeros. A call for so few would
+/// cost more than they do.
+#[inline(always)]
+pub(crate) fn short(bytes: &[u8]) -> Option<[u8; 16]> {
+    let length = bytes.len();
+    let at = |place: usize| 8 * place as u32;
+    let word = match length {
+        0 => 0,
+        1..4 => {
+            let byte = |place: usize| u128::from(bytes[place]) << at(place);
+            byte(0) | byte(length / 2) | byte(length - 1)
+        }
+        // From the start and up to the end; what is in both is the same.
+        4..8 => {
+            let [first, last] = [bytes.first_chunk()?, bytes.last_chunk()?].map(|four| u32::from_le_bytes(*four));
+            u128::from(first) | u128::from(last) << at(length - 4)
+        }
+        8..16 => {
+            let [first, last] = [bytes.first_chunk()?, bytes.last_chunk()?].map(|eight| u64::from_le_bytes(*eight));
+            u128::from(first) | u128::from(last) << at(length - 8)
+        }
+        _ => return None,
+    };
+    Some((word << 8 | length as u128).to_le_bytes())
 }
 
 /// Bytes that are text as far as they were looked at: to the end, or to within its last character.
@@ -124,6 +163,17 @@ mod tests {
             }
         }
         assert_eq!((ascii(b"abc", 2), ascii(&[b'a'; 20], 21)), (None, None));
+    }
+
+    #[test]
+    fn what_is_short_stands_behind_its_length() {
+        let bytes: Vec<u8> = (1..20).collect();
+        for length in 0..16 {
+            let written = short(&bytes[..length]).unwrap();
+            let expected = [&[length as u8], &bytes[..length], &[0; 15]].concat();
+            assert_eq!(written, expected[..16]);
+        }
+        assert_eq!(short(&bytes[..16]), None);
     }
 
     #[test]
