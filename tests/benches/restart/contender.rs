@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use crate::Scenario;
 use crate::http::{Connection, FILL, Loss, TOUCH, WHOAMI};
@@ -131,6 +132,18 @@ pub const CONTENDERS: &[Contender] = &[
 pub fn build(contenders: &[&Contender]) -> Result<HashMap<String, PathBuf>, String> {
     let bins: Vec<_> = contenders.iter().map(|contender| contender.bin).filter(|bin| *bin != OTHER).collect();
     cargo_build(&["-p", "flip-tests", "--features", "peers"], &bins)
+}
+
+/// Has them lie in the page cache all alike: what was written at one go is mapped in larger pieces than what a linker wrote, and starts
+/// a fifteenth faster.
+pub fn copy(executables: &mut HashMap<String, PathBuf>) -> io::Result<TempDir> {
+    let dir = TempDir::new()?;
+    for (name, path) in executables {
+        let copy = dir.path().join(name);
+        std::fs::copy(&*path, &copy)?;
+        *path = copy;
+    }
+    Ok(dir)
 }
 
 /// Builds programs of this workspace, optimised, into the target directory that this one came from.

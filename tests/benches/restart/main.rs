@@ -72,6 +72,8 @@ fn run(options: &Options) -> Result<(), String> {
     let contenders: Vec<_> = CONTENDERS.iter().filter(|contender| options.wants(contender)).collect();
     let mut executables = if contenders.is_empty() { HashMap::new() } else { contender::build(&contenders)? };
     executables.extend(options.other.clone().map(|path| (contender::OTHER.to_owned(), path)));
+    let _copies =
+        contender::copy(&mut executables).map_err(|error| format!("the programs cannot be copied: {error}"))?;
 
     let header = report::header();
     if !options.json {
@@ -101,7 +103,8 @@ fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// All restarts of one scenario: each round gives every contender a turn, beginning with another one each time.
+/// All restarts of one scenario: each round gives every contender a turn, beginning with another one each time, and going the
+/// other way around every second time: who comes after a like one finds the processor's caches full of what it needs.
 fn play(
     scenario: Scenario,
     options: &Options,
@@ -133,7 +136,8 @@ fn play(
             plain.copy().map_err(|error| format!("the plain copy: {error}"))?;
         }
         for place in 0..contenders.len() {
-            let n = (round + place) % contenders.len();
+            let place = if round % 2 == 0 { place } else { contenders.len() - 1 - place };
+            let n = (round / 2 + place) % contenders.len();
             bar.set_message(contenders[n].name);
             match take_turn(&mut running[n], scenario) {
                 Ok((turn, resident)) => {
