@@ -358,9 +358,33 @@ impl Pidfd {
         }
     }
 
-    /// How a process ended whose parent is another one, by that one's reaping it: `PIDFD_GET_INFO` (ioctl_pidfd(2)), from Linux 6.15
-    /// on.
+    /// How a process ended whose parent is another one.
     fn exit_status(&self) -> Option<String> {
+        let status = self.status_of_zombie().or_else(|| self.status_of_reaped())?;
+        match libc::WIFSIGNALED(status) {
+            true => Signal::try_from(libc::WTERMSIG(status)).ok().map(|signal| signal.to_string()),
+            false => Some(format!("exit status {}", libc::WEXITSTATUS(status))),
+        }
+    }
+
+    /// As /proc has it until somebody reaps the process, proc_pid_stat(5). For whoever may not know it is 0, which therefore says nothing.
+    fn status_of_zombie(&self) -> Option<i32> {
+        // -1 once it is reaped; as long as it is not, nobody else has its number.
+        let number = || -> Option<i32> {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?;
+            let number = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+            (number > 0).then_some(number)
+        };
+        let pid = number()?;
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The name, which may have anything in it, is the second field and in brackets; the status is the 52nd.
+        let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
+        let status = std::str::from_utf8(behind_name).ok()?.split_ascii_whitespace().nth(49)?.parse().ok()?;
+        (status != 0 && number() == Some(pid)).then_some(status)
+    }
+
+    /// As `PIDFD_GET_INFO` has it afterwards (ioctl_pidfd(2)), from Linux 6.15 on.
+    fn status_of_reaped(&self) -> Option<i32> {
         // Its parent reaps it in a moment, and not before that does the kernel say it.
         let deadline = Instant::now() + STATUS_PATIENCE;
         let mut entry = [PollEntry::absent()];
@@ -375,12 +399,7 @@ impl Pidfd {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
         // SAFETY: the kernel writes at most the size that is part of the request's number, which is this struct's.
         unsafe { pidfd_get_info(self.0.as_raw_fd(), &raw mut info) }.ok()?;
-        (info.mask & PIDFD_INFO_EXIT != 0).then_some(())?;
-        let status = info.exit_code;
-        match libc::WIFSIGNALED(status) {
-            true => Signal::try_from(libc::WTERMSIG(status)).ok().map(|signal| signal.to_string()),
-            false => Some(format!("exit status {}", libc::WEXITSTATUS(status))),
-        }
+        (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
     }
 }
 
@@ -586,7 +605,7 @@ pub(crate) fn is_alone(test: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::{Read, Write};
+    use std::io::{BufRead, Read, Write};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -786,6 +805,28 @@ mod tests {
         child.wait().unwrap();
         assert!(other.is_dead());
         assert_eq!(other.signal(Signal::SIGTERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    /// A child of a process that never looks, and which stays a zombie for as long as that lives.
+    #[test]
+    fn status_of_a_process_that_nobody_reaps_is_known() {
+        for (ends, status) in [("exit 7", "exit status 7"), ("kill -KILL $$", "SIGKILL")] {
+            // The parent knows nothing of a child once it is another program, and that one says so.
+            let child = format!("sh -c 'read line; {ends}' <&3 & echo $!");
+            let script = format!("exec 3<&0; {child}; exec sh -c 'echo is another; exec sleep 1000'");
+            let piped = std::process::Stdio::piped;
+            let mut parent =
+                std::process::Command::new("sh").args(["-c", &script]).stdin(piped()).stdout(piped()).spawn().unwrap();
+            let mut lines = io::BufReader::new(parent.stdout.take().unwrap()).lines().map(Result::unwrap);
+            let handle = Pidfd::open(Pid::from_raw(lines.next().unwrap().parse().unwrap())).unwrap();
+            assert_eq!(lines.next().unwrap(), "is another");
+            parent.stdin.take().unwrap().write_all(b"go\n").unwrap();
+            handle.wait();
+            let known = handle.reap();
+            parent.kill().unwrap();
+            parent.wait().unwrap();
+            assert_eq!(known.as_deref(), Some(status));
+        }
     }
 
     #[test]
