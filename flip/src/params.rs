@@ -234,8 +234,8 @@ impl Setup {
         let restored = shared.checkpoints.trying(|| {
             let _entered = shared.enter();
             let theirs = Schema::decode(theirs).map_err(|error| error.to_string())?;
-            let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| mismatch.to_string())?;
-            Live::restored(name, plan, stored, shared)
+            let plan = Schema::of::<T>().plan(&theirs).map_err(|mismatch| mismatch.with_checkpoint())?;
+            Live::restored(name, plan.of_checkpoint(), stored, shared)
         });
         restored.map_err(|what| {
             Error::program(format!("the state `{name}` of the checkpoint cannot become what it is here: {what}"))

@@ -11,6 +11,7 @@ use flip_tests::{Chain, Exit, Process, Start, number_after};
 use nix::sys::signal::Signal;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_service");
+const SHAPES: &str = env!("CARGO_BIN_EXE_shapes");
 /// None is made by the clock alone.
 const NEVER: &str = "1h";
 
@@ -186,6 +187,33 @@ fn checkpoint_that_kills_twice_is_set_aside_loudly() {
         assert!(descriptors.contains("->") && !descriptors.contains("flip-state"), "{descriptors}");
         again.stop();
     }
+}
+
+/// Nothing goes on from it, and nothing says so.
+#[test]
+fn checkpoint_that_cannot_become_the_state_is_refused_in_its_own_words() {
+    let mut store = Store::new("schema");
+    let start = |store: &Store, program: &str| {
+        let start = store.starting(NEVER);
+        let path = start.dir().canonicalize().unwrap().join(program);
+        std::fs::hard_link(SHAPES, &path).or_else(|_| std::fs::copy(SHAPES, &path).map(drop)).unwrap();
+        start.called(path.to_str().unwrap())
+    };
+    let first = start(&store, "first").start();
+    store.hears(first.owner(), 2);
+    assert_eq!(first.tell("note as it was"), "noted");
+    first.stop();
+    let next = start(&store, "another_field").spawn();
+    next.line(
+        "the state `note` of the checkpoint cannot become what it is here: `Note.author` is String without a default here and \
+         absent in the checkpoint: give it a default",
+    );
+    assert_eq!(next.exit(next.owner()), Exit::Status(1));
+    assert_eq!(next.log().count("the state goes on"), 0, "{}", next.log().text());
+    let first = start(&store, "first").start();
+    first.line("the state goes on from the checkpoint of ");
+    assert_eq!(first.tell("note"), "as it was");
+    first.stop();
 }
 
 #[test]

@@ -106,6 +106,8 @@ struct Found {
     checkpoint: Checkpoint,
     /// Not asked for so far.
     left: Vec<String>,
+    /// Of those that were, one is here.
+    restored: bool,
 }
 
 /// What came of a turn.
@@ -163,9 +165,8 @@ impl Checkpoints {
         for (named, _) in &current {
             match Checkpoint::read(&named.file) {
                 Ok(checkpoint) => {
-                    say!(info, "the state goes on from the checkpoint of {} ago", age(checkpoint.head.age()));
                     let left = checkpoint.names().map(str::to_owned).collect();
-                    found = Some((named.clone(), Found { checkpoint, left }));
+                    found = Some((named.clone(), Found { checkpoint, left, restored: false }));
                     break;
                 }
                 Err(unfit) => say!(warn, "`{}` from the store of descriptors is no checkpoint: {unfit}", named.name),
@@ -246,12 +247,19 @@ impl Checkpoints {
             format!("{error}; it is from {} ago and stays in the store: {what} aside and begins anew", age(head.age()))
         })?;
         head.note(head.attempts, false, &file);
+        if let Some(found) = &mut *self.found.lock() {
+            found.restored = true;
+        }
         Ok(restored)
     }
 
-    /// `main` has all of its parameters: gives the names that nobody asked for.
+    /// `main` has all of its parameters: says whether there is anything that goes on, and gives the names that nobody asked for.
     pub(crate) fn complete(&self) -> Vec<String> {
-        self.found.lock().take().map(|found| found.left).unwrap_or_default()
+        let Some(found) = self.found.lock().take() else { return vec![] };
+        if found.restored {
+            say!(info, "the state goes on from the checkpoint of {} ago", age(found.checkpoint.head.age()));
+        }
+        found.left
     }
 
     // ---- a handoff

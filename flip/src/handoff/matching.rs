@@ -35,7 +35,13 @@ pub(crate) struct Plan {
     pub(super) root: OpId,
     /// The bytes differ; otherwise they are read as they are.
     changed: bool,
+    /// Who wrote them, as an error says it.
+    pub(super) holder: &'static str,
 }
+
+/// Who has what is read here: a process that runs, or a checkpoint of one that does not.
+const RUNNING: &str = "the running process";
+const CHECKPOINT: &str = "the checkpoint";
 
 /// One operation: from the form that the old process wrote to the one that this process reads.
 #[derive(Debug)]
@@ -108,9 +114,14 @@ impl Plan {
     pub(crate) fn is_needed(&self) -> bool {
         self.changed
     }
+
+    /// The same, for what lies in a checkpoint.
+    pub(crate) fn of_checkpoint(self) -> Plan {
+        Plan { holder: CHECKPOINT, ..self }
+    }
 }
 
-/// Why the state of the running process cannot be taken.
+/// Why the state of the running process, or of a checkpoint, cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     /// `Visits.total`
@@ -123,8 +134,19 @@ pub(crate) struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.with(RUNNING))
+    }
+}
+
+impl Mismatch {
+    /// In the words for what lies in a checkpoint.
+    pub(crate) fn with_checkpoint(&self) -> String {
+        self.with(CHECKPOINT)
+    }
+
+    fn with(&self, holder: &str) -> String {
         let path = shortened(&self.path);
-        write!(f, "`{path}` is {} here and {} in the running process: {}", self.ours, self.theirs, self.remedy)
+        format!("`{path}` is {} here and {} in {holder}: {}", self.ours, self.theirs, self.remedy)
     }
 }
 
@@ -383,7 +405,8 @@ impl<'s> Matcher<'s> {
         while let Some((theirs, op)) = self.to_skip.pop() {
             self.ops[op] = self.skip_named(theirs);
         }
-        Ok((Plan { ops: self.ops, root, changed: self.fit.grade != Grade::Same }, self.fit))
+        let changed = self.fit.grade != Grade::Same;
+        Ok((Plan { ops: self.ops, root, changed, holder: RUNNING }, self.fit))
     }
 
     fn put(&mut self, op: Op) -> OpId {

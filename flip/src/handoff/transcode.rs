@@ -238,7 +238,8 @@ impl<'i, 'p> Transcoder<'i, 'p> {
             }
             Op::Unwrap(inner) => {
                 if !self.input.scalar::<bool>()? {
-                    return Err(RestoreError::new("there is none in the running process, and one is needed here"));
+                    let holder = self.plan.holder;
+                    return Err(RestoreError::new(format!("there is none in {holder}, and one is needed here")));
                 }
                 self.stack.push(Frame::Op(*inner));
             }
@@ -269,8 +270,9 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                         steps
                     }
                     Some(Arm { name, to: None }) => {
+                        let holder = self.plan.holder;
                         return Err(RestoreError::new(format!(
-                            "it is `{name}` in the running process, a variant that is not known here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
+                            "it is `{name}` in {holder}, a variant that is not known here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
                         )));
                     }
                     None => return Err(RestoreError::new(format!("there is no variant {number}"))),
@@ -433,7 +435,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         }
         let value = self.integer(from)?;
         self.put_integer(value, to).ok_or_else(|| {
-            RestoreError::new(format!("{value} in the running process does not fit into {}", to.0.text()))
+            RestoreError::new(format!("{value} in {} does not fit into {}", self.plan.holder, to.0.text()))
         })?
     }
 
@@ -446,7 +448,8 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         let value = f64::from_le_bytes(self.input.exact()?);
         let short = value as f32;
         if f64::from(short) != value && !value.is_nan() {
-            return Err(RestoreError::new(format!("{value} in the running process does not fit into f32")));
+            let holder = self.plan.holder;
+            return Err(RestoreError::new(format!("{value} in {holder} does not fit into f32")));
         }
         self.put(&short.to_le_bytes());
         Ok(())

@@ -626,6 +626,18 @@ fn what_serde_cannot_read_is_found_before_the_freeze() {
 }
 
 #[test]
+fn what_lies_in_a_checkpoint_is_said_to_lie_there() {
+    let plan = |theirs: &Schema| Schema::of::<(u64, Option<u8>)>().plan(theirs);
+    let mismatch = plan(&Schema::of::<(String, Option<u8>)>()).unwrap_err();
+    assert!(mismatch.with_checkpoint().contains("is u64 here and String in the checkpoint: "), "{mismatch}");
+    let plan = plan(&Schema::of::<(i64, Option<u8>)>()).unwrap().of_checkpoint();
+    let mut kept = sent(&(-1_i64, None::<u8>));
+    let input = Restorer::new(&mut kept, Limits::default());
+    let error = restore_matched::<(u64, Option<u8>)>(input, &plan, Limits::default()).unwrap_err().to_string();
+    assert!(error.ends_with("-1 in the checkpoint does not fit into u64"), "{error}");
+}
+
+#[test]
 fn older_types_within_each_other_are_tried_once_each() {
     // Tried again in every combination, these would take longer than anybody waits.
     #[derive(Handoff)]
