@@ -46,6 +46,7 @@ impl Lines {
 fn hello() {
     let (mut service, address) = start(env!("CARGO_BIN_EXE_hello"));
     let first = service.owner().pid;
+    service.line(&format!("generation 1 (pid {first}) serves at {address}"));
     let mut kept = Http::open(address).unwrap();
     assert_eq!(kept.exchange("GET", "/").unwrap().body, format!("visit 1, served by {first}\n"));
     assert_eq!(whoami(address), json!({ "pid": first, "generation": 1 }));

@@ -98,6 +98,23 @@ fn killed_while_the_new_process_initialises() {
 }
 
 #[test]
+fn program_that_is_started_over_has_the_pid_file() {
+    let mut service = start("no").env("FLIP_PID_FILE", "app.pid").start();
+    let file = service.dir().join("app.pid");
+    let (mut gate, new, mark) = until_gate(&service, "start");
+    kill_owner(&mut service, new);
+    service.line_after(mark, "starting over on its listeners");
+    gate.open();
+    service.line_after(mark, &format!("(pid {}) serves", service.owner().pid));
+    let named = || std::fs::read_to_string(&file).unwrap().trim().parse::<i32>().unwrap();
+    assert_eq!(named(), service.owner().pid);
+    let serves = format!("(pid {}) serves", service.owner().pid);
+    let log = serves_on(service, mark, 0);
+    assert!(!file.exists());
+    assert_eq!(log.count(&serves), 1, "{}", log.text());
+}
+
+#[test]
 fn killed_before_the_new_process_has_its_parameters() {
     let mut service = start("no").start();
     service.tell("add");

@@ -22,6 +22,11 @@ impl Thread {
     /// The service serves, for the first time since whoever started it waits for that.
     pub(super) fn announce(&mut self) {
         if !std::mem::replace(&mut self.announced, true) {
+            // Who came by an upgrade has said it.
+            if self.last_upgrade.is_none() {
+                let at = at(&self.listeners().places());
+                say!(info, "generation {} (pid {}) serves{at}", self.generation(), std::process::id());
+            }
             self.say_what_upgrades_lack();
             self.keep(false);
             self.tell(Systemd::ready);
@@ -198,6 +203,16 @@ impl Thread {
         if is_status_due {
             self.tell(Systemd::status);
         }
+    }
+}
+
+/// ` at 127.0.0.1:8080, unix:/run/app.sock and 3 more`.
+fn at(places: &[String]) -> String {
+    const NAMED: usize = 4;
+    match places {
+        [] => String::new(),
+        all if all.len() <= NAMED => format!(" at {}", all.join(", ")),
+        all => format!(" at {} and {} more", all[..NAMED].join(", "), all.len() - NAMED),
     }
 }
 

@@ -813,6 +813,18 @@ impl Listeners {
         unpolled.chain(dropped).collect()
     }
 
+    /// Where they listen, in the order in which `main` asked for them.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let place = |named: &Arc<Named>| match named.local().as_socket() {
+            Some(address) => address.to_string(),
+            None => named.address.to_string(),
+        };
+        let mut places: Vec<_> = self.state().named.iter().map(place).collect();
+        // Several sockets of one address.
+        places.dedup();
+        places
+    }
+
     /// How many managed listeners were ever asked for.
     pub(crate) fn managed(&self) -> usize {
         self.state().managed
