@@ -96,7 +96,7 @@
 //! # Under systemd
 //!
 //! `Type=notify-reload` is all that a unit needs for `systemctl reload` to be an upgrade; [`guide::systemd`] has the rest. As pid 1 of a container the first process
-//! stays, as a launcher: [`guide::containers`].
+//! stays, as a launcher: [`guide::containers`]. Under both a state may outlive a crash: [`guide::checkpoints`].
 //!
 //! # Caveats
 //!
