@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  launcher         ── starts ──▶ generation 1 ──▶ generation 2 …      each a child of the launcher's, which reaps all
-//!      ▲  signals, forwarded ─────▶ whoever serves
+//!      ▲  signals, forwarded ─────▶ whoever serves, with the sender's number
 //!      └─ NOTIFY_SOCKET: MAINPID=, READY=1, STOPPING=1, FDSTORE=1      as systemd is told, by the same code
 //! ```
 //!
@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::log::say;
 use crate::sys::env::{self, Origin};
 use crate::sys::fd::{self, PollEntry};
-use crate::sys::signal::{Sender, Signals};
+use crate::sys::signal::{self, Sender, Signals};
 use crate::sys::spawn;
 use crate::systemd::Socket;
 
@@ -217,6 +217,13 @@ impl Keeper {
             let field = |wanted: &str| fields().find(|(name, _)| *name == wanted).map(|(_, value)| value);
             let Some(from) = packet.pid else { continue };
             let next = field("MAINPID").and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+            if let Service::Runs { pid, .. } = self.service
+                && from == pid
+                && next.is_some_and(|next| next != pid)
+            {
+                // What was sent before that was said is for the process that has said it: where the sender told both, that one knows.
+                self.obey();
+            }
             match &mut self.service {
                 Service::Runs { pid, stops, since, .. } if from == *pid => {
                     self.ready |= field("READY").is_some();
@@ -256,15 +263,19 @@ impl Keeper {
     /// Forwards signals; gives a status where there is nobody who could be told to stop.
     fn obey(&mut self) -> Option<i32> {
         while let Some(received) = self.signals.read() {
-            if received.signal == Signal::SIGCHLD || received.from == Sender::Kernel {
+            let Sender::Process(sender) = received.from else { continue };
+            if received.signal == Signal::SIGCHLD {
                 continue;
             }
             match &mut self.service {
                 Service::Runs { pid, stops, .. } => {
                     // Whatever becomes of it now, it is not wanted again.
                     *stops |= received.signal == Signal::SIGTERM;
-                    // It may be dead, which is seen next.
-                    let _ = kill(*pid, received.signal);
+                    // With the number of its sender, who may have told the service as well.
+                    if signal::queue(*pid, received.signal, sender.as_raw()).is_err() {
+                        // A filter of system calls forbids that, and maybe not this; or it is dead, which is seen next.
+                        let _ = kill(*pid, received.signal);
+                    }
                 }
                 Service::Died { status, .. }
                     if matches!(received.signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) =>

@@ -145,6 +145,16 @@ impl Thread {
         Waiting { touched: self.touched.clone(), unpolled, opening: self.shared.awaited.get() }
     }
 
+    /// Each that was sent, once, and who sent it.
+    pub(super) fn next_signal(&mut self) -> Option<(Signal, signal::Sender)> {
+        loop {
+            let received = self.signals.read()?;
+            if let Some(from) = self.sendings.heard(&received) {
+                return Some((received.signal, from));
+            }
+        }
+    }
+
     pub(super) fn signalled(&mut self, signal: Signal, from: signal::Sender) {
         let by = match from {
             signal::Sender::Process(pid) if pid.as_raw() > 0 => format!("{signal} from pid {pid}"),

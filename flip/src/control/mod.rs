@@ -7,6 +7,7 @@ mod ending;
 mod handing;
 mod hear;
 mod link;
+mod sending;
 mod supervisor;
 mod taking;
 
@@ -25,6 +26,7 @@ pub(crate) use self::content::{Earlier, freeze_and_send, receive_and_restore, se
 pub(crate) use self::content::{header, sizes};
 pub(crate) use self::draining::{Sockets, serve_draining};
 use self::link::Link;
+use self::sending::Sendings;
 use crate::config::Settings;
 use crate::entry;
 use crate::handle::UpgradeError;
@@ -153,6 +155,8 @@ struct Thread {
     settings: Settings,
     origin: Origin,
     signals: Signals,
+    /// What came from a sender who may have told the launcher, too.
+    sendings: Sendings,
     process: Process,
     word: Option<Arc<SharedWord>>,
     before: Option<Before>,
@@ -242,11 +246,13 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
     }
     // One that cannot be watched is one that is not there any more, or does not matter.
     let launcher = origin.launcher().and_then(|pid| Pidfd::open(pid).ok());
+    let sendings = Sendings::new(origin.launcher());
     let thread = Thread {
         shared,
         settings,
         origin,
         signals,
+        sendings,
         process,
         word: None,
         before,
@@ -417,8 +423,8 @@ impl Thread {
                 }
             }
             Source::Signals => {
-                while let Some(received) = self.signals.read() {
-                    self.signalled(received.signal, received.from);
+                while let Some((signal, from)) = self.next_signal() {
+                    self.signalled(signal, from);
                 }
             }
             Source::Before => self.hear_before(),

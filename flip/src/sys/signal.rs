@@ -3,11 +3,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, pipe2};
 use signal_hook_registry::{FORBIDDEN, SigId, register_sigaction, unregister};
 
@@ -24,6 +27,10 @@ pub(crate) enum Sender {
 pub(crate) struct Received {
     pub(crate) signal: Signal,
     pub(crate) from: Sender,
+    /// What came [with it](queue).
+    pub(crate) word: Option<i32>,
+    /// When its handler ran, by CLOCK_MONOTONIC: however long it lay unread.
+    pub(crate) at: Duration,
 }
 
 /// Handlers that turn signals into something to read. They share the registry with tokio's, so that both hear of each.
@@ -39,9 +46,12 @@ pub(crate) struct Signals {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Record {
+    /// In nanoseconds, which last for centuries.
+    at: u64,
     signal: libc::c_int,
     code: libc::c_int,
     pid: libc::pid_t,
+    word: i32,
 }
 
 impl Signals {
@@ -59,7 +69,7 @@ impl Signals {
             }
             let write = Arc::clone(&write);
             let action = move |info: &libc::siginfo_t| tell(write.as_fd(), this, info);
-            // SAFETY: the action makes two system calls, keeps errno, and neither allocates, locks nor panics.
+            // SAFETY: the action makes three system calls, keeps errno, and neither allocates, locks nor panics.
             let id = unsafe { register_sigaction(*signal as libc::c_int, action) }?;
             installed.handlers.push(id);
         }
@@ -83,9 +93,10 @@ impl Signals {
             return None;
         }
         // SAFETY: all of it has been read, and any bits are valid integers.
-        let Record { signal, code, pid } = unsafe { record.assume_init() };
+        let Record { at, signal, code, pid, word } = unsafe { record.assume_init() };
         let from = if sent_by_process(code) { Sender::Process(Pid::from_raw(pid)) } else { Sender::Kernel };
-        Some(Received { signal: Signal::try_from(signal).ok()?, from })
+        let word = (code == libc::SI_QUEUE).then_some(word);
+        Some(Received { signal: Signal::try_from(signal).ok()?, from, word, at: Duration::from_nanos(at) })
     }
 }
 
@@ -111,7 +122,11 @@ fn tell(pipe: BorrowedFd<'_>, installer: Pid, info: &libc::siginfo_t) {
     if Pid::this() == installer {
         // SAFETY: only such a signal says who sent it; the field is otherwise part of something else.
         let pid = if sent_by_process(info.si_code) { unsafe { info.si_pid() } } else { 0 };
-        let record = Record { signal: info.si_signo, code: info.si_code, pid };
+        // SAFETY: as above.
+        let word = if info.si_code == libc::SI_QUEUE { unsafe { info.si_value() }.sival_ptr.addr() as i32 } else { 0 };
+        // This clock is always there, see clock_gettime(2).
+        let at = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |at| Duration::from(at).as_nanos() as u64);
+        let record = Record { at, signal: info.si_signo, code: info.si_code, pid, word };
         // SAFETY: writes the bytes of a value on this stack. A full pipe loses this one, behind thousands not yet read.
         unsafe { libc::write(pipe.as_raw_fd(), (&raw const record).cast(), size_of::<Record>()) };
     }
@@ -120,6 +135,17 @@ fn tell(pipe: BorrowedFd<'_>, installer: Pid, info: &libc::siginfo_t) {
 
 fn sent_by_process(code: libc::c_int) -> bool {
     matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
+}
+
+/// Sends a signal with a word beside it, sigqueue(3).
+///
+/// # Errors
+/// As kill(2), or `ENOSYS` and `EPERM` by a filter of system calls which knows only that one. Where too many signals wait already
+/// (`RLIMIT_SIGPENDING`) it arrives all the same, without the word and without a sender.
+pub(crate) fn queue(to: Pid, signal: Signal, word: i32) -> Result<(), Errno> {
+    let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(word as usize) };
+    // SAFETY: takes integers; nobody takes this one for a pointer.
+    Errno::result(unsafe { libc::sigqueue(to.as_raw(), signal as libc::c_int, value) }).map(drop)
 }
 
 /// Has this thread take what was sent to the process and waits for another one to run: the kernel looks for that where a thread's mask
@@ -146,6 +172,10 @@ mod tests {
 
     // Handlers are the whole process's: each test has a signal that no other one uses.
 
+    fn now() -> Duration {
+        clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
+    }
+
     fn wait(signals: &Signals) -> Received {
         loop {
             if let Some(received) = signals.read() {
@@ -160,10 +190,21 @@ mod tests {
         let signals = Signals::install(&[Signal::SIGUSR1, Signal::SIGUSR2]).unwrap();
         assert_eq!(signals.read(), None);
         let from = Sender::Process(Pid::this());
+        let mut before = now();
+        let mut heard = |signal, word| {
+            let received = wait(&signals);
+            assert!((before..=now()).contains(&received.at), "{received:?}");
+            before = received.at;
+            assert_eq!(received, Received { signal, from, word, at: received.at });
+        };
         raise(Signal::SIGUSR2).unwrap();
-        assert_eq!(wait(&signals), Received { signal: Signal::SIGUSR2, from });
+        heard(Signal::SIGUSR2, None);
         nix::sys::signal::kill(Pid::this(), Signal::SIGUSR1).unwrap();
-        assert_eq!(wait(&signals), Received { signal: Signal::SIGUSR1, from });
+        heard(Signal::SIGUSR1, None);
+        for word in [0, 1, 4_194_304, i32::MAX, -1] {
+            queue(Pid::this(), Signal::SIGUSR1, word).unwrap();
+            heard(Signal::SIGUSR1, Some(word));
+        }
         assert_eq!(signals.read(), None);
     }
 
@@ -173,8 +214,9 @@ mod tests {
         let soon = libc::timeval { tv_sec: 0, tv_usec: 1 };
         let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: soon };
         // SAFETY: a valid timer, and no room for the old one.
-        assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }, 0);
-        assert_eq!(wait(&signals), Received { signal: Signal::SIGALRM, from: Sender::Kernel });
+        assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) }, 0);
+        let received = wait(&signals);
+        assert_eq!((received.signal, received.from, received.word), (Signal::SIGALRM, Sender::Kernel, None));
     }
 
     #[test]
