@@ -148,7 +148,7 @@ impl Keeper {
         let notify = fd::autobound_datagram()?;
         setsockopt(&notify, sockopt::PassCred, &true)?;
         notify.set_nonblocking(true)?;
-        let above = std::env::var_os("NOTIFY_SOCKET").and_then(|name| Socket::open(&name).ok());
+        let above = std::env::var_os("NOTIFY_SOCKET").and_then(|name| Socket::open(&name, "systemd").ok());
         let mut store = BTreeMap::<_, Vec<_>>::new();
         for (name, fd) in passed {
             store.entry(name).or_default().push(fd);

@@ -466,6 +466,8 @@ impl Thread {
             Source::LauncherDeath => {
                 // Whoever waited for it takes the service for ended, and may start another.
                 self.launcher = None;
+                // Nor does it hear anything.
+                self.systemd = None;
                 say!(error, "the launcher was killed: the service stops");
                 self.step(Event::Stop);
             }

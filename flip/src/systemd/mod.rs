@@ -33,6 +33,7 @@ use nix::unistd::Pid;
 
 pub(crate) use self::socket::Socket;
 use crate::log::say;
+use crate::sys::env::LAUNCHER;
 use crate::sys::fd::{self, Pidfd, PollEntry};
 
 /// How often the number of connections in the status is looked at.
@@ -107,10 +108,13 @@ impl Systemd {
     /// Nothing, where nobody asked to be told. `variable` looks a variable of the environment up.
     pub(crate) fn new(variable: impl Fn(&str) -> Option<OsString>) -> Option<Systemd> {
         let name = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
-        let socket = match Socket::open(&name) {
+        // Another word than a number is said to a program that has no launcher yet.
+        let number = variable(LAUNCHER).and_then(|number| number.to_str()?.parse::<i32>().ok());
+        let listener = if number.is_some() { "the launcher" } else { "systemd" };
+        let socket = match Socket::open(&name, listener) {
             Ok(socket) => socket,
             Err(error) => {
-                say!(warn, "systemd does not hear this service: NOTIFY_SOCKET={}: {error}", name.display());
+                say!(warn, "{listener} does not hear this service: NOTIFY_SOCKET={}: {error}", name.display());
                 return None;
             }
         };

@@ -23,13 +23,15 @@ pub(crate) struct Socket {
     connected: bool,
     /// What was not taken yet, in order.
     waiting: VecDeque<String>,
+    /// Who is to hear it, in a text.
+    listener: &'static str,
     warned: bool,
 }
 
 impl Socket {
     /// # Errors
     /// A name that leads to no socket of this kind: it is neither a path nor abstract (`@`), or too long.
-    pub(crate) fn open(name: &OsStr) -> io::Result<Socket> {
+    pub(crate) fn open(name: &OsStr, listener: &'static str) -> io::Result<Socket> {
         let address = match name.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             [b'/', ..] => SocketAddr::from_pathname(name)?,
@@ -37,7 +39,8 @@ impl Socket {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        let mut socket = Socket { socket, address, connected: false, waiting: VecDeque::new(), warned: false };
+        let mut socket =
+            Socket { socket, address, connected: false, waiting: VecDeque::new(), listener, warned: false };
         // At once: later there may be no way to a path any more.
         if let Err(error) = socket.connect() {
             socket.warn(&error);
@@ -147,7 +150,7 @@ impl Socket {
 
     fn warn(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.warned, true) {
-            say!(warn, "systemd does not hear this service (NOTIFY_SOCKET): {error}");
+            say!(warn, "{} does not hear this service (NOTIFY_SOCKET): {error}", self.listener);
         }
     }
 }
@@ -173,12 +176,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listens = UnixDatagram::bind(&path).unwrap();
-        Socket::open(path.as_os_str()).unwrap().say("READY=1".to_owned());
+        Socket::open(path.as_os_str(), "systemd").unwrap().say("READY=1".to_owned());
         assert_eq!(heard(&listens), "READY=1");
 
         let name = format!("flip-test-{}", std::process::id());
         let listens = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        Socket::open(OsStr::new(&format!("@{name}"))).unwrap().mention("WATCHDOG=1");
+        Socket::open(OsStr::new(&format!("@{name}")), "systemd").unwrap().mention("WATCHDOG=1");
         assert_eq!(heard(&listens), "WATCHDOG=1");
     }
 
@@ -186,7 +189,7 @@ mod tests {
     fn names_that_lead_nowhere_are_errors() {
         for name in ["vsock:2:1234", "relative", "", &format!("/{}", "n".repeat(108)), &format!("@{}", "n".repeat(108))]
         {
-            assert!(Socket::open(OsStr::new(name)).is_err(), "{name}");
+            assert!(Socket::open(OsStr::new(name), "systemd").is_err(), "{name}");
         }
     }
 
@@ -195,7 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         // Nobody there yet, then somebody, then nobody, then another.
-        let mut socket = Socket::open(path.as_os_str()).unwrap();
+        let mut socket = Socket::open(path.as_os_str(), "systemd").unwrap();
         socket.say("lost".to_owned());
         for text in ["one", "two"] {
             let listens = UnixDatagram::bind(&path).unwrap();
@@ -214,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listens = UnixDatagram::bind(&path).unwrap();
-        let mut socket = Socket::open(path.as_os_str()).unwrap();
+        let mut socket = Socket::open(path.as_os_str(), "systemd").unwrap();
         let mut said = 0;
         while !socket.wants_to_write() {
             socket.say(said.to_string());
@@ -234,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listens = UnixDatagram::bind(&path).unwrap();
-        let mut socket = Socket::open(path.as_os_str()).unwrap();
+        let mut socket = Socket::open(path.as_os_str(), "systemd").unwrap();
         // Nobody reads it: the time passes, and that is all.
         socket.finish(Duration::from_millis(1));
         let mut buffer = [0; 32];
