@@ -51,7 +51,12 @@ fn contained(how: &str) -> Option<Launched> {
     }
     let mut launched = start(&["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"], "auto", how);
     let parent = launched.launcher;
-    launched.launcher = launched.until("pid 1 is there", || children(parent).first().map(|child| child.0));
+    // One that ends at once may have come and gone, and nothing is asked of it.
+    let has_ended = || std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap().contains(") Z ");
+    launched.launcher = launched.until("pid 1 is there", || {
+        let child = children(parent).first().map(|child| child.0);
+        child.or_else(|| has_ended().then_some(parent))
+    });
     Some(launched)
 }
 
