@@ -66,6 +66,13 @@ fn terminal() -> OpenptyResult {
     openpty(None, None).unwrap()
 }
 
+/// Its number, proc_pid_stat(5); 0 where there is none.
+fn terminal_of(process: &Process) -> String {
+    let stat = String::from_utf8(process.proc("stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(4).unwrap().to_owned()
+}
+
 #[test]
 fn hang_up_of_the_terminal_is_a_stop() {
     let OpenptyResult { master, slave } = terminal();
@@ -91,6 +98,8 @@ fn hang_up_that_a_shell_tells_of_is_a_stop() {
     // It is the shell's to reap.
     service.until("it has left", || first.has_ended());
     drop(master);
+    // A process that another test is just starting may have the other end as well, for a moment.
+    service.until("the terminal is gone", || terminal_of(service.owner()) == "0");
     // By then the job that the shell knows is another process: somebody tells the one that serves.
     service.owner().signal(Signal::SIGHUP);
     service.line(&format!("SIGHUP from pid {}: stop", std::process::id()));
