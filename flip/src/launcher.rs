@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid};
 
 use crate::config::Launcher;
 use crate::error::Error;
@@ -32,7 +32,7 @@ use crate::sys::signal::{self, Sender, Signals};
 use crate::sys::spawn;
 use crate::systemd::Socket;
 
-/// What goes on to the service, where a process sent it. What the kernel sends (a key) reaches all processes of a terminal anyway.
+/// What goes on to the service. What the kernel sends (a key) reaches the service as well, as a rule.
 const FORWARDED: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -98,6 +98,14 @@ pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
     let failed = |error: io::Error| Error::system("become the launcher", error);
     let mut keeper = Keeper::new().map_err(failed)?;
     keeper.run().map(Some).map_err(failed)
+}
+
+/// Whether the service does not get what the kernel has sent here: that a terminal hangs up, where this process leads its session
+/// (credentials(7)), and the keys of one, where the service is in another process group.
+fn is_for_this_alone(signal: Signal, service: Pid) -> bool {
+    let this = Pid::this();
+    (signal == Signal::SIGHUP && getsid(None) == Ok(this))
+        || getpgid(Some(service)).is_ok_and(|group| group != getpgrp())
 }
 
 /// Whether whoever started this process waits for it, and has no way to learn of another.
@@ -263,22 +271,28 @@ impl Keeper {
     /// Forwards signals; gives a status where there is nobody who could be told to stop.
     fn obey(&mut self) -> Option<i32> {
         while let Some(received) = self.signals.read() {
-            let Sender::Process(sender) = received.from else { continue };
-            if received.signal == Signal::SIGCHLD {
+            let signal = received.signal;
+            if signal == Signal::SIGCHLD {
                 continue;
             }
             match &mut self.service {
                 Service::Runs { pid, stops, .. } => {
-                    // Whatever becomes of it now, it is not wanted again.
-                    *stops |= received.signal == Signal::SIGTERM;
                     // With the number of its sender, who may have told the service as well.
-                    if signal::queue(*pid, received.signal, sender.as_raw()).is_err() {
+                    let word = match received.from {
+                        Sender::Process(sender) => sender.as_raw(),
+                        Sender::Kernel if is_for_this_alone(signal, *pid) => signal::BY_THE_KERNEL,
+                        Sender::Kernel => continue,
+                    };
+                    // Whatever becomes of it now, it is not wanted again.
+                    *stops |= signal == Signal::SIGTERM;
+                    if signal::queue(*pid, signal, word).is_err() {
                         // A filter of system calls forbids that, and maybe not this; or it is dead, which is seen next.
-                        let _ = kill(*pid, received.signal);
+                        let _ = kill(*pid, signal);
                     }
                 }
                 Service::Died { status, .. }
-                    if matches!(received.signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) =>
+                    if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT)
+                        || (signal == Signal::SIGHUP && received.from == Sender::Kernel) =>
                 {
                     return Some(*status);
                 }

@@ -183,3 +183,41 @@ fn second_key_cuts() {
     service.chain.line("cut: an upload, ");
     service.chain.stopped();
 }
+
+#[test]
+fn terminal_that_hangs_up_stops_the_service_of_whoever_leads_its_session() {
+    let Launched { mut chain, service, terminal } = Launched::start();
+    drop(terminal);
+    chain.line("SIGHUP from the kernel: stop");
+    assert!(service.ends_within(PATIENCE), "{}", chain.log().text());
+    let log = chain.stopped();
+    assert_eq!(log.count("starts as pid"), 0, "{}", log.text());
+}
+
+#[test]
+fn hang_up_that_is_told_twice_cuts_nothing() {
+    let Launched { mut chain, service, terminal } = Launched::start();
+    chain.ask(&service, "hold an upload");
+    drop(terminal);
+    chain.line("stops and drains 1 connection");
+    // As a shell does that ends.
+    service.signal(Signal::SIGHUP);
+    chain.line(&format!("SIGHUP from pid {}: this process leaves already", std::process::id()));
+    chain.release(&service);
+    let log = chain.stopped();
+    assert_eq!((log.count("leaves: Stopped"), log.count("cut: ")), (1, 0), "{}", log.text());
+}
+
+#[test]
+fn keys_reach_a_service_that_reads_nothing_from_the_terminal() {
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    let script = "exec \"$0\" \"$@\" < /dev/null";
+    let start = Start::new(SERVICE).terminal(slave).env("FLIP_LAUNCHER", "on").through(&["sh", "-c", script]);
+    let mut chain = start.spawn();
+    let service = Process::open(number_after(&chain.line(" is ready"), "pid ").unwrap());
+    assert_ne!(service.pid, chain.owner().pid);
+    std::fs::File::from(master.try_clone().unwrap()).write_all(b"\x03").unwrap();
+    chain.line("SIGINT from the kernel: stop");
+    assert!(service.ends_within(PATIENCE), "{}", chain.log().text());
+    chain.stopped();
+}

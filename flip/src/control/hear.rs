@@ -175,6 +175,10 @@ impl Thread {
         if hang_up && self.origin.ignored.contains(signal) {
             return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
         }
+        if hang_up && self.shared.phase.get().is_leaving() {
+            // A shell that goes tells its jobs, and so does the kernel: nobody has lost patience.
+            return say!(info, "{by}: this process leaves already");
+        }
         if is_upgrade && !hang_up {
             say!(info, "{by}: upgrade");
             if self.process.state == State::Old(Old::Starting) {

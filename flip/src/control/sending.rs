@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::sys::signal::{Received, Sender};
+use crate::sys::signal::{BY_THE_KERNEL, Received, Sender};
 
 /// How long one may be behind the other: much longer than a launcher that waits for its turn takes, shorter than anybody takes who
 /// tells first the one and then the other, and means two.
@@ -50,7 +50,11 @@ impl Sendings {
     /// by both ways are two as well.
     pub(super) fn heard(&mut self, received: &Received) -> Option<Sender> {
         let (Sender::Process(by), Some(launcher)) = (received.from, self.launcher) else { return Some(received.from) };
-        let forwarded = received.word.filter(|_| by == launcher).map(Pid::from_raw);
+        let word = received.word.filter(|_| by == launcher);
+        if word == Some(BY_THE_KERNEL) {
+            return Some(Sender::Kernel);
+        }
+        let forwarded = word.map(Pid::from_raw);
         let sender = forwarded.unwrap_or(by);
         let sending = Sending { signal: received.signal, sender, is_forwarded: forwarded.is_some(), at: received.at };
         if let Some(other) = self.awaited.iter().position(|awaited| awaited.is_also(&sending)) {
@@ -111,6 +115,18 @@ mod tests {
             assert_eq!(counts(&mut sendings(), &[(Forwarded, sender, 0), (Direct, sender, 1)]), [1, 0]);
             // A handler may be overtaken by the next one.
             assert_eq!(counts(&mut sendings(), &[(Forwarded, sender, 1), (Direct, sender, 0)]), [1, 0]);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_sends_is_its_own_by_either_way() {
+        let mut sendings = sendings();
+        for way in [Direct, Forwarded, Forwarded] {
+            let mut received = received(way, Signal::SIGINT, BY_THE_KERNEL, 0);
+            if matches!(way, Direct) {
+                received.from = Sender::Kernel;
+            }
+            assert_eq!(sendings.heard(&received), Some(Sender::Kernel));
         }
     }
 

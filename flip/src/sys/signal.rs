@@ -137,6 +137,9 @@ fn sent_by_process(code: libc::c_int) -> bool {
     matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
 }
 
+/// The word beside a signal that the kernel has sent, for a key or a terminal that is gone. No process has this number.
+pub(crate) const BY_THE_KERNEL: i32 = -1;
+
 /// Sends a signal with a word beside it, sigqueue(3).
 ///
 /// # Errors
