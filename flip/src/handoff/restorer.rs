@@ -296,21 +296,30 @@ impl<'a> Restorer<'a> {
         Ok(items)
     }
 
-    #[inline]
+    /// What is short, as it is as a rule, into its caller.
+    #[inline(always)]
     pub(super) fn text(&mut self) -> Result<String, RestoreError> {
+        if let Some((length, rest)) = self.rest().split_first()
+            && let Some(text) = text::short_ascii(rest, usize::from(*length))
+        {
+            self.position += 1 + text.len();
+            return Ok(text);
+        }
+        self.long_text()
+    }
+
+    #[inline(never)]
+    fn long_text(&mut self) -> Result<String, RestoreError> {
         let length = self.length()?;
         // As a rule it lies there whole, and is looked at before it is copied. What is long is copied first, in pieces that
         // are looked at while they are in the processor's cache.
-        let ascii = if length < BULK { text::ascii(self.rest(), length) } else { None };
-        let text = match ascii {
-            Some(text) => {
-                self.position += length;
-                text
-            }
-            // Not with its `Result`: that would take the text through memory in the other case, too.
-            None => self.other_text(length)?,
-        };
-        Ok(text)
+        if length < BULK
+            && let Some(text) = text::ascii(self.rest(), length)
+        {
+            self.position += length;
+            return Ok(text);
+        }
+        self.other_text(length)
     }
 
     #[inline(never)]

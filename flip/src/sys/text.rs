@@ -7,13 +7,13 @@ use super::spare::{Spare, append};
 /// Each byte's highest bit, which no ASCII has.
 const BEYOND: u128 = u128::from_le_bytes([0x80; 16]);
 
-/// The first `length` bytes as text, if there are so many, and sixteen, and those are ASCII. What else is text is not known here.
+/// The first `length` bytes as text, if there are so many and those are ASCII. What else is text is not known here.
 ///
 /// A look at single bytes, as std has one for what is short or left over, would cost more than the text's memory does.
-#[inline(always)]
+#[inline]
 pub(crate) fn ascii(bytes: &[u8], length: usize) -> Option<String> {
     let text = bytes.get(..length)?;
-    let Some(&last) = text.last_chunk() else { return short_ascii(*bytes.first_chunk()?, length) };
+    let Some(&last) = text.last_chunk() else { return short_ascii(bytes, length) };
     // Those at the end twice, where the length is not that of whole chunks.
     let chunks = text.as_chunks().0.iter();
     let seen = chunks.fold(u128::from_le_bytes(last), |seen, &chunk| seen | u128::from_le_bytes(chunk));
@@ -21,14 +21,16 @@ pub(crate) fn ascii(bytes: &[u8], length: usize) -> Option<String> {
     (seen & BEYOND == 0).then(|| unsafe { String::from_utf8_unchecked(text.to_vec()) })
 }
 
-/// A copy of a fixed length costs less than one of the right length, and no allocator has memory for less than eight bytes.
+/// The same for fewer than sixteen bytes, where so many are there. A copy of a fixed length costs less than one of the right length, and
+/// no allocator has memory for less than eight bytes.
 #[inline(always)]
-fn short_ascii(bytes: [u8; 16], length: usize) -> Option<String> {
+pub(crate) fn short_ascii(bytes: &[u8], length: usize) -> Option<String> {
+    let bytes: &[u8; 16] = bytes.first_chunk().filter(|_| length < 16)?;
     if length == 0 {
         return Some(String::new());
     }
     // What comes after it is shifted out.
-    let seen = u128::from_le_bytes(bytes).unbounded_shl(128 - 8 * length as u32);
+    let seen = u128::from_le_bytes(*bytes) << (128 - 8 * length);
     if seen & BEYOND != 0 {
         return None;
     }

@@ -26,7 +26,8 @@ macro_rules! leaf {
                 $save
             }
 
-            #[inline]
+            // What a function returns goes through memory, and is waited for there.
+            #[inline(always)]
             fn restore($input: &mut crate::handoff::Restorer<'_>) -> Result<Self, crate::handoff::RestoreError> {
                 $restore
             }
