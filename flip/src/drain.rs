@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::{Event, Listener, listener};
+use slab::Slab;
 
 use crate::handle::Reason;
 use crate::sys::fd::EventFd;
@@ -141,13 +142,12 @@ impl Drop for Running {
 #[derive(Default)]
 pub(crate) struct Tracker {
     open: Mutex<Open>,
-    next: AtomicU64,
     closed: Event,
 }
 
 #[derive(Default)]
 struct Open {
-    entries: HashMap<u64, Entry>,
+    entries: Slab<Entry>,
     /// How many of these are waited for whatever this process leaves for: all but those of listeners that last.
     waited_for: usize,
     /// Rung when the last of those is gone, once this process stops.
@@ -199,12 +199,11 @@ impl Tracker {
     }
 
     fn enter(self: &Arc<Self>, entry: Draining, address: Option<SocketAddr>) -> Guard {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.lock();
         open.waited_for += usize::from(!entry.lasting);
-        open.entries.insert(id, (entry, address));
+        let key = open.entries.insert((entry, address));
         drop(open);
-        Guard { tracker: Arc::clone(self), id }
+        Guard { tracker: Arc::clone(self), key }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -213,7 +212,7 @@ impl Tracker {
 
     /// What is open now, oldest first.
     pub(crate) fn open(&self) -> Vec<Draining> {
-        let entries: Vec<_> = self.lock().entries.values().cloned().collect();
+        let entries: Vec<_> = self.lock().entries.iter().map(|(_, entry)| entry.clone()).collect();
         let mut open: Vec<_> = entries.iter().map(named).collect();
         open.sort_by_key(|entry| entry.since);
         open
@@ -247,7 +246,7 @@ impl Tracker {
     fn count(&self, all: bool) -> (Vec<(Arc<str>, usize)>, Option<Draining>) {
         let open = self.lock();
         let (mut counts, mut oldest) = (HashMap::<Arc<str>, usize>::new(), None::<&Entry>);
-        for entry in open.entries.values().filter(|(entry, _)| all || !entry.lasting) {
+        for (_, entry) in open.entries.iter().filter(|(_, (entry, _))| all || !entry.lasting) {
             let Draining { name, since, .. } = &entry.0;
             match counts.get_mut(name) {
                 Some(count) => *count += 1,
@@ -372,7 +371,7 @@ fn counted(count: usize, what: &str) -> String {
 #[must_use = "the process ends without waiting once this is dropped"]
 pub struct Guard {
     tracker: Arc<Tracker>,
-    id: u64,
+    key: usize,
 }
 
 impl fmt::Debug for Guard {
@@ -384,8 +383,8 @@ impl fmt::Debug for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut open = self.tracker.lock();
-        let gone = open.entries.remove(&self.id);
-        let waited_for = gone.is_some_and(|(gone, _)| !gone.lasting);
+        let (gone, _) = open.entries.remove(self.key);
+        let waited_for = !gone.lasting;
         open.waited_for -= usize::from(waited_for);
         let is_done = waited_for && open.waited_for == 0;
         if is_done || open.entries.is_empty() {
