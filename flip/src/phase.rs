@@ -1,8 +1,11 @@
 //! What the control thread publishes, and everybody else watches.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use event_listener::{Event, Listener, listener};
+use slab::Slab;
 
 use crate::handle::Reason;
 
@@ -42,6 +45,8 @@ pub(crate) struct Published {
     /// Another process owns it now.
     handed_off: AtomicBool,
     changed: Event,
+    /// Of those that watch for as long as they live: who waits for `changed` enters its list anew after each change.
+    watchers: Mutex<Slab<Waker>>,
 }
 
 impl Published {
@@ -51,6 +56,7 @@ impl Published {
             served: AtomicBool::new(phase == Phase::Serving),
             handed_off: AtomicBool::new(false),
             changed: Event::new(),
+            watchers: Mutex::default(),
         }
     }
 
@@ -92,6 +98,26 @@ impl Published {
         }
         self.phase.store(phase as u8, Ordering::SeqCst);
         self.changed.notify(usize::MAX);
+        // Woken outside of the lock: who wakes up on another thread and ends takes it.
+        let watchers: Vec<_> = self.watchers().iter().map(|(_, waker)| waker.clone()).collect();
+        watchers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes this by every change from now on, until [`forget`](Self::forget) has the key.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn watch(&self, waker: Waker) -> usize {
+        self.watchers().insert(waker)
+    }
+
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn forget(&self, key: usize) {
+        let waker = self.watchers().remove(key);
+        // Outside of the lock.
+        drop(waker);
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves with the first phase that `wanted` accepts.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use event_listener::{EventListener, Listener};
 use hyper::body::Bytes;
 use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper_util::rt::TokioIo;
@@ -58,13 +57,13 @@ pub(super) async fn drive<I, S>(
     I: Transport,
     S: Handler,
 {
-    let watch = Watch::new(options.lasting);
+    let watch = Watch::new(&shared, options.lasting);
     #[cfg(feature = "http2")]
     let (mut resting, mut watch) = (resting, watch);
     // A version is told once.
     #[cfg(feature = "http2")]
     while !resting.kept {
-        match preface::read(&mut resting, &mut watch, &shared, options).await {
+        match preface::read(&mut resting, &mut watch, options).await {
             Told::Http1 => break,
             // Boxed, so that the tasks of other connections are not as large as its.
             Told::Http2 => return Box::pin(multiplex::drive(resting, service, watch, shared, options)).await,
@@ -196,7 +195,7 @@ impl<I: Transport, S: Handler> Connection<I, S> {
     fn poll(&mut self, cx: &mut Context<'_>, watch: &mut Watch, options: Options) -> Poll<Stop> {
         let state = &self.state;
         // Before hyper is polled: a change that comes later wakes this task again.
-        let phase = watch.phase(&state.shared, cx);
+        let phase = watch.phase(cx);
         if phase >= Phase::Cut {
             return Poll::Ready(Stop::Cut);
         }
@@ -206,7 +205,7 @@ impl<I: Transport, S: Handler> Connection<I, S> {
         let (still, passing, asked) = match phase {
             Phase::Serving => (pass.is_none(), false, false),
             Phase::Starting | Phase::Frozen => (true, false, false),
-            _ => (false, state.is_passing(), watch.is_asked(&state.shared, I::PASSES, cx)),
+            _ => (false, state.is_passing(), watch.is_asked(I::PASSES, cx)),
         };
         state.set_held(still || passing);
         state.set_asked(asked);
@@ -276,11 +275,12 @@ impl<I: Transport, S: Handler> Connection<I, S> {
 
 /// Watches the phase for one task, at the price of two loads a poll.
 pub(crate) struct Watch {
+    shared: Arc<Shared>,
     bell: Arc<Bell>,
-    /// The bell as the listener knows it.
-    rope: Waker,
+    /// By which the phase knows the bell.
+    key: usize,
+    /// Whom the bell wakes.
     task: Waker,
-    changed: Option<EventListener>,
     /// The connection's listener lasts.
     lasting: bool,
     /// When this connection's client is sent away, once that is known; `None` is at once.
@@ -290,13 +290,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(lasting: bool) -> Watch {
+    pub(crate) fn new(shared: &Arc<Shared>, lasting: bool) -> Watch {
         let bell = Arc::new(Bell::new());
         Watch {
-            rope: Waker::from(Arc::clone(&bell)),
+            shared: Arc::clone(shared),
+            key: shared.phase.watch(Waker::from(Arc::clone(&bell))),
             bell,
             task: Waker::noop().clone(),
-            changed: None,
             lasting,
             turn: None,
             #[cfg(test)]
@@ -306,30 +306,30 @@ impl Watch {
 
     /// The phase now; what it changes to later wakes this task.
     #[inline]
-    pub(crate) fn phase(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Phase {
+    pub(crate) fn phase(&mut self, cx: &mut Context<'_>) -> Phase {
         if !self.task.will_wake(cx.waker()) {
             self.task.clone_from(cx.waker());
             self.bell.set_task(cx.waker());
         }
-        while self.bell.has_rung() {
-            self.discard();
-            let mut changed = shared.phase.listen();
-            if Pin::new(&mut changed).poll(&mut Context::from_waker(&self.rope)).is_ready() {
-                self.bell.ring();
-            }
-            self.changed = Some(changed);
-            #[cfg(test)]
-            {
-                self.rebuilt = false;
-            }
+        let phase = self.shared.phase.get();
+        #[cfg(test)]
+        {
+            self.rebuilt &= phase == Phase::Frozen;
         }
-        shared.phase.get()
+        phase
+    }
+
+    /// Whether the new process takes what nothing was parsed of.
+    #[cfg(any(feature = "http2", feature = "rustls"))]
+    pub(super) fn is_passing(&self) -> bool {
+        self.shared.passing().is_some()
     }
 
     /// Whether this connection is to end: of all that this process sends away it is its turn. What becomes true wakes this
     /// task.
     #[inline]
-    pub(super) fn is_asked(&mut self, shared: &Shared, passes: bool, cx: &mut Context<'_>) -> bool {
+    pub(super) fn is_asked(&mut self, passes: bool, cx: &mut Context<'_>) -> bool {
+        let shared = &self.shared;
         if !shared.sends_away(self.lasting, passes) {
             return false;
         }
@@ -348,19 +348,11 @@ impl Watch {
         count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         true
     }
-
-    /// Everybody was notified, so nobody needs the notification of a listener that was not looked at. Dropped as it is,
-    /// it would pass it on to the next one: to the one that takes its place, in turns without end.
-    fn discard(&mut self) {
-        if let Some(changed) = self.changed.take() {
-            changed.discard();
-        }
-    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.discard();
+        self.shared.phase.forget(self.key);
     }
 }
 

@@ -255,29 +255,16 @@ impl State {
     }
 }
 
-/// Wakes a connection's task, and tells it that it was this and not the socket: a listener for the phase is spent by its
-/// first notification, which may be a spurious one, and looking at it takes a lock that all connections share.
-pub(super) struct Bell {
-    rung: AtomicBool,
-    task: Mutex<Waker>,
-}
+/// Wakes a connection's task, whichever that is by then.
+pub(super) struct Bell(Mutex<Waker>);
 
 impl Bell {
-    /// One that has rung.
     pub(super) fn new() -> Bell {
-        Bell { rung: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) }
+        Bell(Mutex::new(Waker::noop().clone()))
     }
 
     pub(super) fn ring(&self) {
-        self.rung.store(true, Ordering::Release);
         self.task().wake_by_ref();
-    }
-
-    /// Whether it has rung since the last time.
-    #[inline]
-    pub(super) fn has_rung(&self) -> bool {
-        // Nearly always it has not, and then nothing is written.
-        self.rung.load(Ordering::Acquire) && self.rung.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn set_task(&self, task: &Waker) {
@@ -285,7 +272,7 @@ impl Bell {
     }
 
     fn task(&self) -> MutexGuard<'_, Waker> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn drive<I, S>(
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(&mut wire), streams));
         std::future::poll_fn(|cx| {
             // Before hyper is polled: a change that comes later wakes this task again.
-            let phase = watch.phase(&shared, cx);
+            let phase = watch.phase(cx);
             if phase >= Phase::Cut {
                 return Poll::Ready(None);
             }
@@ -62,7 +62,7 @@ pub(super) async fn drive<I, S>(
                 let begun = state.has_begun();
                 // Where another process serves, at once: what comes until the client knows is refused. Otherwise in its turn;
                 // and a fresh connection gets its first answer, however late it asks: nobody else is there to give it.
-                let asked = watch.is_asked(&shared, true, cx) && begun;
+                let asked = watch.is_asked(true, cx) && begun;
                 if !state.is_told() && (asked || shared.is_served_elsewhere()) {
                     hyper.as_mut().graceful_shutdown();
                     // What is refused from here on is written behind it.

@@ -11,7 +11,6 @@ use super::Options;
 use super::connection::{Resting, Watch};
 use super::sealed::Transport;
 use crate::phase::Phase;
-use crate::shared::Shared;
 
 /// What a client of HTTP/2 says before anything else (RFC 9113, 3.4); no request of HTTP/1 begins so.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,27 +26,21 @@ pub(super) enum Told {
 }
 
 /// Reads until it is known which version the client speaks.
-pub(super) async fn read<I: Transport>(
-    resting: &mut Resting<I>,
-    watch: &mut Watch,
-    shared: &Shared,
-    options: Options,
-) -> Told {
-    std::future::poll_fn(|cx| poll(resting, cx, watch, shared, options)).await
+pub(super) async fn read<I: Transport>(resting: &mut Resting<I>, watch: &mut Watch, options: Options) -> Told {
+    std::future::poll_fn(|cx| poll(resting, cx, watch, options)).await
 }
 
 fn poll<I: AsyncRead + Unpin>(
     resting: &mut Resting<I>,
     cx: &mut Context<'_>,
     watch: &mut Watch,
-    shared: &Shared,
     _options: Options,
 ) -> Poll<Told> {
-    let phase = watch.phase(shared, cx);
+    let phase = watch.phase(cx);
     if phase >= Phase::Cut {
         return Poll::Ready(Told::Over);
     }
-    if shared.passing().is_some() {
+    if watch.is_passing() {
         return Poll::Ready(Told::Pass);
     }
     #[cfg(test)]

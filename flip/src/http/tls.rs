@@ -188,9 +188,9 @@ pub(super) async fn drive<I, S>(
         return close(resting, &shared, options.linger).await;
     }
     let limit = Instant::now() + handshake.limit;
-    let mut watch = Watch::new(options.lasting);
+    let mut watch = Watch::new(&shared, options.lasting);
     loop {
-        let hello = std::future::poll_fn(|cx| poll_hello(&mut resting, cx, &mut watch, &shared));
+        let hello = std::future::poll_fn(|cx| poll_hello(&mut resting, cx, &mut watch));
         match timeout_at(limit, hello).await {
             Ok(Hello::Here) => break,
             Ok(Hello::Pass) => match pass(resting, &listener, &shared).await {
@@ -247,17 +247,12 @@ enum Hello {
     Over,
 }
 
-fn poll_hello<I: Transport>(
-    resting: &mut Resting<I>,
-    cx: &mut Context<'_>,
-    watch: &mut Watch,
-    shared: &Shared,
-) -> Poll<Hello> {
-    let phase = watch.phase(shared, cx);
+fn poll_hello<I: Transport>(resting: &mut Resting<I>, cx: &mut Context<'_>, watch: &mut Watch) -> Poll<Hello> {
+    let phase = watch.phase(cx);
     if phase >= Phase::Cut {
         return Poll::Ready(Hello::Over);
     }
-    if shared.passing().is_some() {
+    if watch.is_passing() {
         return Poll::Ready(Hello::Pass);
     }
     // Once rustls has a byte, it is not passed.

@@ -226,7 +226,7 @@ enum Step {
 
 impl Process {
     fn stand(&mut self, cx: &mut Context<'_>, is_movable: bool) -> Stand {
-        let phase = self.watch.phase(&self.shared, cx);
+        let phase = self.watch.phase(cx);
         if !phase.is_leaving() {
             return if matches!(phase, Phase::Starting | Phase::Frozen) { Stand::Still } else { Stand::Serves };
         }
@@ -269,8 +269,8 @@ pub(super) async fn must_be_told(shared: &Shared) {
 impl Link {
     pub(super) fn new(io: Io, codec: Codec, process: Option<(Arc<Shared>, Box<dyn Send + Sync>)>) -> Link {
         let process = process.map(|(shared, lease)| Process {
+            watch: Watch::new(&shared, false),
             shared,
-            watch: Watch::new(false),
             running: None,
             patience: None,
             _lease: lease,
