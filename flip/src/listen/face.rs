@@ -26,7 +26,8 @@ use super::{Face, Listen};
 use crate::drain::Guard;
 
 /// Whoever waits for a listener hears this, and holds nothing of the listener meanwhile: so it can be closed at any moment.
-/// It is the runtime's, which wakes outside of its lock: who wakes up on another thread takes that lock at once.
+/// It rings when a socket is readable, at the listener's end, and when the phase changes. It is the runtime's, which wakes
+/// outside of its lock: who wakes up on another thread takes that lock at once.
 #[derive(Default)]
 pub(super) struct Bell(Notify);
 

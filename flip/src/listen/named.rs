@@ -113,6 +113,9 @@ pub(crate) struct Named {
     slots: Mutex<Slots>,
     #[cfg(feature = "tokio")]
     bell: Arc<super::face::Bell>,
+    /// By which the phase knows the bell.
+    #[cfg(feature = "tokio")]
+    key: usize,
 }
 
 impl fmt::Debug for Named {
@@ -136,6 +139,8 @@ pub(super) struct Fields {
 impl Named {
     pub(super) fn new(fields: Fields, slots: Vec<Slot>, local: SockAddr) -> Named {
         let Fields { name, index, kind, address, manner, backlog, lasting, shared, registry } = fields;
+        #[cfg(feature = "tokio")]
+        let bell = Arc::<super::face::Bell>::default();
         Named {
             name,
             index,
@@ -144,13 +149,15 @@ impl Named {
             manner,
             backlog,
             lasting,
+            #[cfg(feature = "tokio")]
+            key: shared.phase.watch(Arc::clone(&bell).into()),
             shared,
             registry,
             local,
             polled: AtomicBool::new(manner != Manner::Managed),
             slots: Mutex::new(Slots { open: slots, closed: false, next: 0 }),
             #[cfg(feature = "tokio")]
-            bell: Arc::default(),
+            bell,
         }
     }
 
@@ -245,24 +252,15 @@ impl Named {
         tokio::task::consume_budget().await;
         let mut backoff = Backoff::default();
         loop {
+            // Before looking: whatever comes meanwhile rings.
+            let rung = self.bell.listen();
             let Some(pass) = self.shared.may_accept(self.lasting).await else { return Ok(None) };
-            let mut found = self.look(&mut op);
+            let found = self.look(&mut op);
             drop(pass);
-            if let Look::Nothing = found {
-                // Whatever comes while looking again rings.
-                let (bell, phase) = (self.bell.listen(), self.shared.phase.listen());
-                let Some(pass) = self.shared.may_accept(self.lasting).await else { return Ok(None) };
-                found = self.look(&mut op);
-                drop(pass);
-                if let Look::Nothing = found {
-                    either(bell, phase).await;
-                    continue;
-                }
-            }
             match found {
                 Look::Found(done) => return done.map(Some),
                 Look::Closed => return Ok(None),
-                Look::Nothing => {}
+                Look::Nothing => rung.await,
                 Look::Exhausted(error) => {
                     let phase = self.shared.phase.listen();
                     either(tokio::time::sleep(backoff.next(&self.name, &error)), phase).await;
@@ -358,6 +356,13 @@ impl Named {
         // Their queues are empty; what remains are the addresses that are wanted.
         slots.open.retain(|slot| !slot.leftover);
         Look::Nothing
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.shared.phase.forget(self.key);
     }
 }
 
