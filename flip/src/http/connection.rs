@@ -18,14 +18,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::gate::{Bell, Gate, State};
+#[cfg(feature = "http2")]
+use super::multiplex;
 use super::sealed::Transport;
 use super::service::{Handler, Tracked};
 use super::{Lease, Options};
-#[cfg(feature = "http2")]
-use super::{
-    multiplex,
-    preface::{self, Told},
-};
 use crate::pass::{Passed, Passer};
 use crate::phase::Phase;
 use crate::shared::Shared;
@@ -48,37 +45,6 @@ impl<I> Resting<I> {
 
 /// Serves a connection until it is closed, upgraded or cut.
 pub(super) async fn drive<I, S>(
-    resting: Resting<I>,
-    service: S,
-    listener: Arc<str>,
-    shared: Arc<Shared>,
-    options: Options,
-) where
-    I: Transport,
-    S: Handler,
-{
-    let watch = Watch::new(&shared, options.lasting);
-    #[cfg(feature = "http2")]
-    let (mut resting, mut watch) = (resting, watch);
-    // A version is told once.
-    #[cfg(feature = "http2")]
-    while !resting.kept {
-        match preface::read(&mut resting, &mut watch, options).await {
-            Told::Http1 => break,
-            // Boxed, so that the tasks of other connections are not as large as its.
-            Told::Http2 => return Box::pin(multiplex::drive(resting, service, watch, shared, options)).await,
-            Told::Pass => match pass(resting, &listener, &shared).await {
-                Some(back) => resting = back,
-                None => return,
-            },
-            Told::Over => return,
-        }
-    }
-    drive_http1(resting, service, watch, listener, shared, options).await;
-}
-
-/// [`drive`] for what is known to be HTTP/1.
-pub(super) async fn drive_http1<I, S>(
     mut resting: Resting<I>,
     mut service: S,
     mut watch: Watch,
@@ -116,6 +82,12 @@ pub(super) async fn drive_http1<I, S>(
                     close(resting, &shared, options.linger).await;
                     return;
                 }
+            }
+            #[cfg(feature = "http2")]
+            Stop::Http2 => {
+                let Some((rest, its)) = connection.take_apart() else { return };
+                // Boxed, so that the tasks of other connections are not as large as its.
+                return Box::pin(multiplex::drive(rest, its, watch, shared, options)).await;
             }
             #[cfg(test)]
             Stop::Rebuild => {
@@ -165,6 +137,9 @@ enum Stop {
     Cut,
     /// It rests, and the new process takes it from here.
     Pass,
+    /// Its client speaks that, and hyper has none of it.
+    #[cfg(feature = "http2")]
+    Http2,
     #[cfg(test)]
     Rebuild,
 }
@@ -220,6 +195,10 @@ impl<I: Transport, S: Handler> Connection<I, S> {
             }
         }
         drop(pass);
+        #[cfg(feature = "http2")]
+        if state.is_http2() {
+            return Poll::Ready(Stop::Http2);
+        }
         if passing && state.at_rest() {
             return Poll::Ready(Stop::Pass);
         }
@@ -319,8 +298,8 @@ impl Watch {
         phase
     }
 
-    /// Whether the new process takes what nothing was parsed of.
-    #[cfg(any(feature = "http2", feature = "rustls"))]
+    /// Whether the new process takes what it can.
+    #[cfg(feature = "rustls")]
     pub(super) fn is_passing(&self) -> bool {
         self.shared.passing().is_some()
     }

@@ -57,6 +57,12 @@ pub(super) struct State {
     shut: AtomicBool,
     /// The other side was closed.
     eof: AtomicBool,
+    /// Which HTTP it speaks is not known yet.
+    #[cfg(feature = "http2")]
+    untold: AtomicBool,
+    /// It is HTTP/2.
+    #[cfg(feature = "http2")]
+    http2: AtomicBool,
     bell: Arc<Bell>,
 }
 
@@ -95,6 +101,11 @@ impl State {
             held: AtomicBool::new(false),
             shut: AtomicBool::new(false),
             eof: AtomicBool::new(false),
+            // It is told once, and under TLS, which does not pass, by the handshake.
+            #[cfg(feature = "http2")]
+            untold: AtomicBool::new(passes && !kept),
+            #[cfg(feature = "http2")]
+            http2: AtomicBool::new(false),
             bell,
         }
     }
@@ -235,6 +246,12 @@ impl State {
         get(&self.eof)
     }
 
+    #[cfg(feature = "http2")]
+    #[inline]
+    pub(super) fn is_http2(&self) -> bool {
+        get(&self.http2)
+    }
+
     pub(super) fn is_shut(&self) -> bool {
         get(&self.shut)
     }
@@ -296,6 +313,16 @@ fn set(flag: &AtomicBool, to: bool) {
     flag.store(to, Ordering::Relaxed);
 }
 
+/// What a client of HTTP/2 says before anything else (RFC 9113, 3.4); no request of HTTP/1 begins so.
+#[cfg(feature = "http2")]
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether these first bytes, as far as they go, are those of HTTP/2.
+#[cfg(feature = "http2")]
+fn may_be_http2(bytes: &[u8]) -> bool {
+    bytes.iter().zip(PREFACE).all(|(byte, its)| byte == its)
+}
+
 /// The transport that hyper sees.
 pub(super) struct Gate<I> {
     io: I,
@@ -328,6 +355,31 @@ impl<I: Transport> Gate<I> {
         let waits = self.state.is_passing() && get(&self.state.answering) && self.unread.is_empty();
         waits && matches!(self.io.poll_readable(cx), Poll::Ready(Ok(0) | Err(_)))
     }
+
+    /// Reads until the first bytes tell which HTTP the client speaks. Of HTTP/1 hyper then has them. Of HTTP/2, and until it is
+    /// known, it has none: the connection rests, whatever part of the preface is there, and can be passed like any other.
+    // Cold: it is asked for once, by what each request passes through.
+    #[cfg(feature = "http2")]
+    #[cold]
+    fn poll_version(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while may_be_http2(&self.unread) {
+            if self.unread.len() >= PREFACE.len() {
+                set(&self.state.http2, true);
+                return Poll::Pending;
+            }
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            // Of an end in the middle hyper makes what it makes of any.
+            if read.is_empty() || (self.unread.is_empty() && !may_be_http2(read)) {
+                break;
+            }
+            self.unread = [&self.unread, read].concat().into();
+            buf.set_filled(before);
+        }
+        set(&self.state.untold, false);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<I: Transport> AsyncRead for Gate<I> {
@@ -343,13 +395,22 @@ impl<I: Transport> AsyncRead for Gate<I> {
         if state.is_held() && state.body() == READ && !get(&state.closing) && !gate.has_lost_its_client(cx) {
             return Poll::Pending;
         }
+        let before = buf.filled().len();
+        #[cfg(feature = "http2")]
+        if get(&state.untold) {
+            ready!(gate.poll_version(cx, buf))?;
+            if buf.filled().len() > before {
+                set(&gate.state.unread, true);
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let state = &*gate.state;
         if !gate.unread.is_empty() {
             let n = gate.unread.len().min(buf.remaining());
             buf.put_slice(&gate.unread.split_to(n));
             set(&state.unread, true);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
         ready!(Pin::new(&mut gate.io).poll_read(cx, buf))?;
         let read = buf.filled().len() > before;
         set(if read { &state.unread } else { &state.eof }, true);

@@ -12,7 +12,7 @@
 //! socket and those bytes without anything lost. hyper's own graceful shutdown is never used: it closes a connection that
 //! was accepted and not yet read from, and drops what a client has pipelined.
 //!
-//! HTTP/2 (feature `http2`) is told apart by its first bytes (`preface.rs`) before hyper has any. It never rests, so it is
+//! HTTP/2 (feature `http2`) is told apart by its first bytes, in the gate, before hyper has any. It never rests, so it is
 //! not passed, and its graceful shutdown loses nothing (`multiplex.rs`).
 //!
 //! TLS (feature `rustls`) lies between the gate and the socket, and ties a connection to this process from its first byte on
@@ -24,8 +24,6 @@ mod connection;
 mod gate;
 #[cfg(feature = "http2")]
 mod multiplex;
-#[cfg(feature = "http2")]
-mod preface;
 mod service;
 #[cfg(test)]
 #[cfg(feature = "axum")]
@@ -60,8 +58,9 @@ use crate::pass::Passed;
 use crate::phase::Phase;
 use crate::shared::Shared;
 use connection::Resting;
+pub(crate) use connection::Watch;
 #[cfg(feature = "ws")]
-pub(crate) use connection::{Watch, chance};
+pub(crate) use connection::chance;
 pub use service::RequestBody;
 use service::{Described, Handler};
 #[cfg(all(feature = "rustls", feature = "ws"))]
@@ -325,7 +324,8 @@ where
             tokio::spawn(Box::pin(tls::drive(resting, handshake.clone(), service, name, shared, options)));
             return;
         }
-        tokio::spawn(Box::pin(connection::drive(resting, service, name, shared, options)));
+        let watch = Watch::new(&shared, options.lasting);
+        tokio::spawn(Box::pin(connection::drive(resting, service, watch, name, shared, options)));
     };
     let resume = |passed: Passed| match listener.adopt(passed.socket) {
         Ok(sealed::Accepted { io, guard, peer }) => {

@@ -26,7 +26,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
 use super::Options;
-use super::connection::{Resting, Watch, close, drive_http1, pass};
+use super::connection::{self, Resting, Watch, close, pass};
 #[cfg(feature = "http2")]
 use super::multiplex;
 use super::sealed::{Accept, Accepted, Process, Transport};
@@ -234,7 +234,7 @@ pub(super) async fn drive<I, S>(
         let resting = Resting::fresh(Secured(io), lease);
         return Box::pin(multiplex::drive(resting, service, watch, shared, options)).await;
     }
-    drive_http1(Resting::fresh(Secured(io), lease), service, watch, listener, shared, options).await;
+    connection::drive(Resting::fresh(Secured(io), lease), service, watch, listener, shared, options).await;
 }
 
 /// What is to be done with a connection of which nothing was read.
