@@ -341,6 +341,8 @@ where
     let mut arrival = pin!(shared.arrivals.next(&name));
     loop {
         tokio::select! {
+            // In this order: what earlier processes pass comes to an end, and what is new may not.
+            biased;
             passed = &mut arrival => {
                 resume(passed);
                 arrival.set(shared.arrivals.next(&name));
