@@ -1,16 +1,20 @@
 //! axum's routers, and other services with its type of body.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{Request, Response};
+use hyper::service::Service as _;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::service::Handler;
@@ -94,16 +98,16 @@ fn ready_made<S: 'static>(service: S) -> S {
     service.expect("a router was put back")
 }
 
-/// A tower service of axum's requests, as a hyper service of flip's.
+/// A tower service of axum's requests, as one connection has it.
 #[derive(Clone)]
 pub(super) struct Routes<S> {
-    service: TowerToHyperService<S>,
+    service: S,
     peer: Option<SocketAddr>,
 }
 
 impl<S> Routes<S> {
     pub(super) fn new(service: S, peer: Option<SocketAddr>) -> Routes<S> {
-        Routes { service: TowerToHyperService::new(service), peer }
+        Routes { service, peer }
     }
 }
 
@@ -118,14 +122,50 @@ where
 {
     type Body = B;
     type Error = S::Error;
-    type Future = TowerToHyperServiceFuture<S, Request<Body>>;
+    type Future = Routed<S>;
 
-    #[inline]
+    // Always: what it makes is large, and is copied less often where it is made in place.
+    #[inline(always)]
     fn call(&self, mut head: Parts, body: RequestBody) -> Self::Future {
         if let Some(peer) = self.peer {
             head.extensions.insert(ConnectInfo(peer));
         }
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(body) };
-        hyper::service::Service::call(&self.service, Request::from_parts(head, body))
+        let request = Request::from_parts(head, body);
+        let mut service = self.service.clone();
+        // A router is always ready, and runs nobody's code until what it gives is polled.
+        if TypeId::of::<S>() == TypeId::of::<Router>() {
+            Routed::Here { future: service.call(request) }
+        } else {
+            Routed::Later { future: TowerToHyperService::new(service).call(request) }
+        }
+    }
+}
+
+pin_project! {
+    /// A request on its way through a tower service.
+    #[project = Step]
+    pub(super) enum Routed<S: Service<Request<Body>>> {
+        Here {
+            #[pin]
+            future: S::Future,
+        },
+        // It waits until the service is ready, and calls it then.
+        Later {
+            #[pin]
+            future: TowerToHyperServiceFuture<S, Request<Body>>,
+        },
+    }
+}
+
+impl<S: Service<Request<Body>>> Future for Routed<S> {
+    type Output = Result<S::Response, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Step::Here { future } => future.poll(cx),
+            Step::Later { future } => future.poll(cx),
+        }
     }
 }
