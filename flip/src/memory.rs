@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// How much there is, and who says so.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +25,11 @@ fn least() -> Option<Left> {
 }
 
 fn least_with(meminfo: &str) -> Option<Left> {
-    least_of(meminfo, &read("/proc/self/cgroup").unwrap_or_default(), Path::new("/sys/fs/cgroup"))
+    let root = Path::new("/sys/fs/cgroup");
+    let has_groups = statfs(root).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    // Of version 1 no limit is known, and where its groups are many, so are the lines.
+    let cgroup = has_groups.then(|| read("/proc/self/cgroup").unwrap_or_default());
+    least_of(meminfo, cgroup.as_deref(), root)
 }
 
 /// What the kernel says in a file. It does not say its length before, with which [`std::fs::read_to_string`] would read it at once.
@@ -34,15 +39,15 @@ fn read(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(text)
 }
 
-fn least_of(meminfo: &str, cgroup: &str, root: &Path) -> Option<Left> {
+fn least_of(meminfo: &str, cgroup: Option<&str>, root: &Path) -> Option<Left> {
     let machine = field(meminfo, "MemAvailable:").map(|kilobytes| Left {
         bytes: kilobytes.saturating_mul(1024),
         by: "MemAvailable of /proc/meminfo".to_owned(),
     });
-    let group = cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let group = root.join(group);
-    let groups = group.ancestors().take_while(|group| group.starts_with(root)).filter_map(left_by);
-    groups.chain(machine).min_by_key(|left| left.bytes)
+    let group =
+        cgroup.map(|text| root.join(text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default()));
+    let groups = group.iter().flat_map(|group| group.ancestors()).take_while(|group| group.starts_with(root));
+    groups.filter_map(left_by).chain(machine).min_by_key(|left| left.bytes)
 }
 
 /// What a control group leaves; nothing where it has no limit, and says `max`.
@@ -111,7 +116,7 @@ mod tests {
         std::fs::create_dir_all(&group).unwrap();
         let write = |group: &Path, name: &str, text: &str| std::fs::write(group.join(name), text).unwrap();
         let meminfo = "MemTotal: 9000 kB\nMemAvailable:    1000 kB\n";
-        let left = || least_of(meminfo, "1:cpu:/\n0::/a/b\n", root.path()).unwrap();
+        let left = || least_of(meminfo, Some("1:cpu:/\n0::/a/b\n"), root.path()).unwrap();
         assert_eq!(left(), Left { bytes: 1_024_000, by: "MemAvailable of /proc/meminfo".to_owned() });
         write(&group, "memory.max", "max\n");
         write(&group, "memory.current", "500\n");
@@ -125,7 +130,7 @@ mod tests {
         assert_eq!(left().bytes, 800);
         write(&group, "memory.max", "600\n");
         assert_eq!(left(), Left { bytes: 100, by: format!("memory.max of {}", group.display()) });
-        assert_eq!(least_of("", "", Path::new("/nowhere")), None);
+        assert_eq!(least_of("", Some(""), Path::new("/nowhere")), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::contender::{FLOOR, PIPED, REGION, STATELESS, VECTORS};
+use crate::contender::{FLOOR, OTHER, PIPED, REGION, STATELESS, VECTORS};
 use crate::http::Loss;
 use crate::options::{Options, Scenario};
 use crate::stats::Sample;
@@ -66,7 +66,7 @@ pub fn tables(outcome: &Outcome, options: &Options) -> String {
     if outcome.scenario == Scenario::Load {
         text += &clients(outcome);
     }
-    text += &if outcome.scenario == Scenario::State { state(outcome, options) } else { against_floor(outcome) };
+    text += &if outcome.scenario == Scenario::State { state(outcome, options) } else { compared(outcome) };
     for series in &outcome.series {
         for failure in &series.failures {
             let _ = writeln!(text, "{} FAILED in {failure}", series.contender.name);
@@ -222,14 +222,23 @@ fn state(outcome: &Outcome, options: &Options) -> String {
     text
 }
 
-fn against_floor(outcome: &Outcome) -> String {
-    let mut table =
-        Table::new(&["against the floor", "pairs", "answer, ms", "95 %", "ratio", "95 %", "gone, ms", "95 %"]);
-    for series in outcome.series.iter().filter(|series| series.contender.name != FLOOR) {
-        let Some(pairs) = outcome.pairs(series) else { continue };
-        let answer = Sample::new(pairs.iter().map(|(own, floor)| own.answer - floor.answer));
-        let ratio = Sample::new(pairs.iter().map(|(own, floor)| own.answer / floor.answer));
-        let gone = Sample::new(pairs.iter().map(|(own, floor)| own.gone - floor.gone));
+fn compared(outcome: &Outcome) -> String {
+    let legend =
+        "medians of what one round's turns differ by, with the order-statistic (sign test) interval of the median.\n";
+    let tables = [FLOOR, OTHER].map(|measure| against(outcome, measure));
+    tables.into_iter().flatten().map(|table| format!("{table}\n")).collect::<String>() + legend
+}
+
+/// What the turns of each contender take more than those of one.
+fn against(outcome: &Outcome, measure: &str) -> Option<String> {
+    outcome.series.iter().find(|series| series.contender.name == measure)?;
+    let name = format!("against {measure}");
+    let mut table = Table::new(&[&name, "pairs", "answer, ms", "95 %", "ratio", "95 %", "gone, ms", "95 %"]);
+    for series in outcome.series.iter().filter(|series| ![FLOOR, measure].contains(&series.contender.name)) {
+        let Some(pairs) = outcome.pairs(series, measure) else { continue };
+        let answer = Sample::new(pairs.iter().map(|(own, measure)| own.answer - measure.answer));
+        let ratio = Sample::new(pairs.iter().map(|(own, measure)| own.answer / measure.answer));
+        let gone = Sample::new(pairs.iter().map(|(own, measure)| own.gone - measure.gone));
         table.row([
             series.contender.name.to_owned(),
             pairs.len().to_string(),
@@ -241,9 +250,7 @@ fn against_floor(outcome: &Outcome) -> String {
             interval(&gone, 1e3),
         ]);
     }
-    let legend =
-        "medians of what one round's turns differ by, with the order-statistic (sign test) interval of the median.\n";
-    table.to_string() + legend
+    Some(table.to_string())
 }
 
 /// The same, with every sample.
@@ -274,7 +281,7 @@ pub fn json(header: &str, outcomes: &[Outcome], connections: Option<Value>, opti
                     })
                 })
             });
-            let differences = outcome.pairs(series).map(|pairs| {
+            let differences = outcome.pairs(series, FLOOR).map(|pairs| {
                 let summary = |pick: fn(&Turn) -> f64| {
                     let sample = Sample::new(pairs.iter().map(|(own, floor)| pick(own) - pick(floor)));
                     json!({ "median_us": sample.median(), "interval_us": sample.median_interval(), "pairs": sample.len() })
@@ -326,11 +333,11 @@ impl Series {
 }
 
 impl Outcome {
-    /// The turns of one contender with the floor's of the same round, where both came off.
-    fn pairs<'a>(&'a self, series: &'a Series) -> Option<Vec<(&'a Turn, &'a Turn)>> {
-        let floor = self.series.iter().find(|series| series.contender.name == FLOOR)?;
-        let pairs = series.turns.iter().zip(&floor.turns);
-        Some(pairs.filter_map(|(own, floor)| Some((own.as_ref()?, floor.as_ref()?))).collect())
+    /// The turns of one contender with another's of the same round, where both came off.
+    fn pairs<'a>(&'a self, series: &'a Series, measure: &str) -> Option<Vec<(&'a Turn, &'a Turn)>> {
+        let measure = self.series.iter().find(|series| series.contender.name == measure)?;
+        let pairs = series.turns.iter().zip(&measure.turns);
+        Some(pairs.filter_map(|(own, measure)| Some((own.as_ref()?, measure.as_ref()?))).collect())
     }
 }
 
