@@ -341,11 +341,11 @@ where
     let mut arrival = pin!(shared.arrivals.next(&name));
     loop {
         tokio::select! {
-            // In this order: what earlier processes pass comes to an end, and what is new may not.
-            biased;
             passed = &mut arrival => {
                 resume(passed);
                 arrival.set(shared.arrivals.next(&name));
+                // To accept counts already; thousands may be passed at once.
+                tokio::task::consume_budget().await;
             }
             accepted = listener.accept() => match accepted {
                 Ok(Some(sealed::Accepted { io, guard, peer })) => serve(Resting::fresh(io, Lease::new(guard, &open)), peer),
