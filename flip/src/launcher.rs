@@ -228,8 +228,10 @@ impl Keeper {
             if let Service::Runs { pid, .. } = self.service
                 && from == pid
                 && next.is_some_and(|next| next != pid)
+                && is_alive(pid)
             {
                 // What was sent before that was said is for the process that has said it: where the sender told both, that one knows.
+                // Once it is gone, it is for the next.
                 self.obey();
             }
             match &mut self.service {
@@ -281,7 +283,7 @@ impl Keeper {
                     let word = match received.from {
                         Sender::Process(sender) => sender.as_raw(),
                         Sender::Kernel if is_for_this_alone(signal, *pid) => signal::BY_THE_KERNEL,
-                        Sender::Kernel => continue,
+                        Sender::Kernel | Sender::KernelByLauncher => continue,
                     };
                     // Whatever becomes of it now, it is not wanted again.
                     *stops |= signal == Signal::SIGTERM;
@@ -292,7 +294,9 @@ impl Keeper {
                 }
                 Service::Died { status, .. }
                     if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT)
-                        || (signal == Signal::SIGHUP && received.from == Sender::Kernel) =>
+                        || (signal == Signal::SIGHUP
+                            && received.from == Sender::Kernel
+                            && !self.origin.ignored.contains(signal)) =>
                 {
                     return Some(*status);
                 }
@@ -333,8 +337,16 @@ impl Keeper {
 
 /// Whether it is a child of this process, and not anybody who says so.
 fn is_child(pid: Pid) -> bool {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(pid), flags).is_ok()
+    look_at(pid).is_ok()
+}
+
+/// Whether it is one that has not ended.
+fn is_alive(pid: Pid) -> bool {
+    look_at(pid) == Ok(WaitStatus::StillAlive)
+}
+
+fn look_at(child: Pid) -> nix::Result<WaitStatus> {
+    waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
 }
 
 #[cfg(test)]

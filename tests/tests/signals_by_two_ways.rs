@@ -195,6 +195,20 @@ fn terminal_that_hangs_up_stops_the_service_of_whoever_leads_its_session() {
 }
 
 #[test]
+fn terminal_that_hangs_up_before_the_launcher_knows_who_serves_stops_the_service() {
+    let Launched { mut chain, service, terminal } = Launched::start();
+    chain.owner().signal(Signal::SIGSTOP);
+    service.signal(Signal::SIGHUP);
+    let line = chain.line("handed over to generation 2 (pid ");
+    let next = Process::open(number_after(&line, "(pid ").unwrap());
+    // With the hang-up comes a SIGCONT.
+    drop(terminal);
+    assert!(next.ends_within(PATIENCE), "{}", chain.log().text());
+    let log = chain.stopped();
+    assert_eq!(log.count("generation 3 starts"), 0, "{}", log.text());
+}
+
+#[test]
 fn hang_up_that_is_told_twice_cuts_nothing() {
     let Launched { mut chain, service, terminal } = Launched::start();
     chain.ask(&service, "hold an upload");

@@ -155,25 +155,30 @@ impl Thread {
         }
     }
 
+    /// Whether this says that the terminal is gone, which a shell that ends and the kernel may both say.
+    pub(super) fn is_hang_up(&self, signal: Signal, from: signal::Sender) -> bool {
+        let by_the_kernel = matches!(from, signal::Sender::Kernel | signal::Sender::KernelByLauncher);
+        signal == Signal::SIGHUP && (by_the_kernel || (self.origin.terminal && !env::has_terminal()))
+    }
+
     pub(super) fn signalled(&mut self, signal: Signal, from: signal::Sender) {
         let by = match from {
             signal::Sender::Process(pid) if pid.as_raw() > 0 => format!("{signal} from pid {pid}"),
             signal::Sender::Process(_) => format!("{signal}"),
-            signal::Sender::Kernel => format!("{signal} from the kernel"),
+            signal::Sender::Kernel | signal::Sender::KernelByLauncher => format!("{signal} from the kernel"),
         };
         // A terminal that hangs up is gone, and with it whoever would look at a new process. A shell that ends tells its jobs so itself.
         let is_upgrade = self.settings.upgrade == Some(signal);
+        let hang_up = self.is_hang_up(signal, from);
+        if hang_up && self.origin.ignored.contains(signal) {
+            return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
+        }
         // What the kernel sends goes to all processes.
         let is_sent = from != signal::Sender::Kernel;
         if is_sent && self.systemd.as_ref().is_some_and(Systemd::is_behind) {
             // Whoever sent it was not told yet who serves, and means the service.
             say!(info, "{by}: passed on to the process that serves");
-            return self.send_after(if is_upgrade { Message::Again } else { Message::Stop });
-        }
-        let hung_up = || self.origin.terminal && !env::has_terminal();
-        let hang_up = signal == Signal::SIGHUP && (from == signal::Sender::Kernel || hung_up());
-        if hang_up && self.origin.ignored.contains(signal) {
-            return say!(info, "{by}: ignored, as it was at the start (nohup(1))");
+            return self.send_after(if is_upgrade && !hang_up { Message::Again } else { Message::Stop });
         }
         if hang_up && self.shared.phase.get().is_leaving() {
             // A shell that goes tells its jobs, and so does the kernel: nobody has lost patience.

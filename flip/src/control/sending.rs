@@ -52,7 +52,7 @@ impl Sendings {
         let (Sender::Process(by), Some(launcher)) = (received.from, self.launcher) else { return Some(received.from) };
         let word = received.word.filter(|_| by == launcher);
         if word == Some(BY_THE_KERNEL) {
-            return Some(Sender::Kernel);
+            return Some(Sender::KernelByLauncher);
         }
         let forwarded = word.map(Pid::from_raw);
         let sender = forwarded.unwrap_or(by);
@@ -123,10 +123,14 @@ mod tests {
         let mut sendings = sendings();
         for way in [Direct, Forwarded, Forwarded] {
             let mut received = received(way, Signal::SIGINT, BY_THE_KERNEL, 0);
-            if matches!(way, Direct) {
-                received.from = Sender::Kernel;
+            let from = match way {
+                Direct => Sender::Kernel,
+                Forwarded => Sender::KernelByLauncher,
+            };
+            if from == Sender::Kernel {
+                received.from = from;
             }
-            assert_eq!(sendings.heard(&received), Some(Sender::Kernel));
+            assert_eq!(sendings.heard(&received), Some(from));
         }
     }
 

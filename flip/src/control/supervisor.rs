@@ -126,9 +126,9 @@ impl Thread {
             let _ = fd::poll(&mut entries[..count], Some(left()));
             self.shared.notes.bell().clear();
             while count == 2
-                && let Some((signal, _)) = self.next_signal()
+                && let Some((signal, from)) = self.next_signal()
             {
-                is_told_again |= self.settings.stop.contains(&signal);
+                is_told_again |= self.settings.stop.contains(&signal) && !self.is_hang_up(signal, from);
             }
         }
     }

@@ -21,6 +21,8 @@ pub(crate) enum Sender {
     Process(Pid),
     /// The kernel, on its own account: a key, or a terminal that hung up.
     Kernel,
+    /// The same, where it told the launcher alone, which has forwarded it.
+    KernelByLauncher,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
