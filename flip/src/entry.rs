@@ -347,7 +347,7 @@ fn try_begin(
     held: &SigSet,
 ) -> Result<Begun, Error> {
     let origin = Origin::capture().map_err(|error| Error::system("find out how this process was started", error))?;
-    // What the first one was told is not told again, and looking takes its time.
+    // What the first one was told is not told again, not even by one that takes over from the dead; and looking takes its time.
     let filters = if channel.is_none() { env::filters() } else { None };
     let origin = Origin { launched, filters, ..origin };
     let mut settings = Settings::new(config, |name| origin.variable(name)?.into_string().ok())?;

@@ -138,7 +138,9 @@ mod tests {
         let some = std::hint::black_box(vec![1u8; 8 << 20]);
         let own = own().unwrap();
         assert!(own >= some.len() as u64);
-        assert!(own_at_most().unwrap() >= own);
+        if field(&read("/proc/self/status").unwrap(), "VmSwap:") == Some(0) {
+            assert!(own_at_most().unwrap() >= own);
+        }
         assert!(left() > 0);
         assert_eq!(mebibytes((3 << 20) + (1 << 19)), "3.5 MiB");
     }

@@ -103,8 +103,8 @@ fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// All restarts of one scenario: each round gives every contender a turn, beginning with another one each time, and going the
-/// other way around every second time: who comes after a like one finds the processor's caches full of what it needs.
+/// All restarts of one scenario: each round gives every contender a turn, beginning with another one every second time, and going
+/// the other way around in between: who comes after a like one finds the processor's caches full of what it needs.
 fn play(
     scenario: Scenario,
     options: &Options,
