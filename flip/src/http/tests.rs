@@ -435,6 +435,36 @@ fn within<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), test).await.expect("it hangs") })
 }
 
+#[tokio::test]
+async fn service_that_is_not_ready_is_called_when_it_is() {
+    /// Ready from the second time on that it is asked.
+    #[derive(Clone)]
+    struct Hesitant(bool);
+
+    impl tower_service::Service<Request<Body>> for Hesitant {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            assert!(self.0);
+            std::future::ready(Ok(Response::default()))
+        }
+    }
+
+    let (head, ()) = Request::new(()).into_parts();
+    let answer = Routes::new(Hesitant(false), None).call(head, RequestBody::default()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
 /// Once with connections that stay as they are, once with each taken apart and put together again in the freeze.
 fn frozen<F: Future<Output = ()>>(test: impl Fn(Server) -> F) {
     within(async {
