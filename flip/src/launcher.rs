@@ -180,7 +180,7 @@ impl Keeper {
             }
             // What was said comes before who has died, so that the one that it named is known.
             self.hear();
-            if let Some(status) = self.obey() {
+            if let Some(status) = self.obey(None) {
                 return Ok(status);
             }
             if let Some(status) = self.reap() {
@@ -227,12 +227,12 @@ impl Keeper {
             let next = field("MAINPID").and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
             if let Service::Runs { pid, .. } = self.service
                 && from == pid
-                && next.is_some_and(|next| next != pid)
+                && let Some(next) = next.filter(|next| *next != pid)
                 && is_alive(pid)
             {
                 // What was sent before that was said is for the process that has said it: where the sender told both, that one knows.
-                // Once it is gone, it is for the next.
-                self.obey();
+                // Once it is gone, it is for the next; so is what the kernel has sent, and who ends may not hear.
+                self.obey(Some(next));
             }
             match &mut self.service {
                 Service::Runs { pid, stops, since, .. } if from == *pid => {
@@ -271,7 +271,7 @@ impl Keeper {
     }
 
     /// Forwards signals; gives a status where there is nobody who could be told to stop.
-    fn obey(&mut self) -> Option<i32> {
+    fn obey(&mut self, next: Option<Pid>) -> Option<i32> {
         while let Some(received) = self.signals.read() {
             let signal = received.signal;
             if signal == Signal::SIGCHLD {
@@ -280,16 +280,18 @@ impl Keeper {
             match &mut self.service {
                 Service::Runs { pid, stops, .. } => {
                     // With the number of its sender, who may have told the service as well.
-                    let word = match received.from {
-                        Sender::Process(sender) => sender.as_raw(),
-                        Sender::Kernel if is_for_this_alone(signal, *pid) => signal::BY_THE_KERNEL,
+                    let (to, word) = match received.from {
+                        Sender::Process(sender) => (*pid, sender.as_raw()),
+                        Sender::Kernel if is_for_this_alone(signal, *pid) => {
+                            (next.unwrap_or(*pid), signal::BY_THE_KERNEL)
+                        }
                         Sender::Kernel | Sender::KernelByLauncher => continue,
                     };
                     // Whatever becomes of it now, it is not wanted again.
                     *stops |= signal == Signal::SIGTERM;
-                    if signal::queue(*pid, signal, word).is_err() {
+                    if signal::queue(to, signal, word).is_err() {
                         // A filter of system calls forbids that, and maybe not this; or it is dead, which is seen next.
-                        let _ = kill(*pid, signal);
+                        let _ = kill(to, signal);
                     }
                 }
                 Service::Died { status, .. }
