@@ -421,23 +421,27 @@ impl Open {
     }
 }
 
-/// What a connection holds for as long as its socket is open, whoever has that socket.
+/// What a connection holds for as long as its socket is open, whoever has that socket. Given back in this order: who waits for all to be
+/// closed finds none.
 struct Lease {
-    open: Arc<Open>,
     _guard: Guard,
+    _counted: Counted,
 }
 
 impl Lease {
     fn new(guard: Guard, open: &Arc<Open>) -> Lease {
         open.count.fetch_add(1, Ordering::SeqCst);
-        Lease { open: Arc::clone(open), _guard: guard }
+        Lease { _guard: guard, _counted: Counted(Arc::clone(open)) }
     }
 }
 
-impl Drop for Lease {
+/// One of those that are open.
+struct Counted(Arc<Open>);
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        if self.open.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.open.none.notify(usize::MAX);
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.none.notify(usize::MAX);
         }
     }
 }
