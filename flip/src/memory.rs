@@ -17,14 +17,10 @@ struct Left {
 /// How many bytes can be had: as the kernel says (`MemAvailable`, proc(5)), and as the control groups of this process leave it
 /// (`memory.max`, cgroups(7)), where what they keep of files counts as free.
 pub(crate) fn left() -> u64 {
-    least().map_or(0, |left| left.bytes)
+    least(&read("/proc/meminfo").unwrap_or_default()).map_or(0, |left| left.bytes)
 }
 
-fn least() -> Option<Left> {
-    least_with(&read("/proc/meminfo").unwrap_or_default())
-}
-
-fn least_with(meminfo: &str) -> Option<Left> {
+fn least(meminfo: &str) -> Option<Left> {
     let root = Path::new("/sys/fs/cgroup");
     let has_groups = statfs(root).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC);
     // Of version 1 no limit is known, and where its groups are many, so are the lines.
@@ -84,7 +80,7 @@ fn own_at_most() -> Option<u64> {
 /// Where nobody says how much there is, nothing is refused.
 pub(crate) fn refusal() -> Option<String> {
     let meminfo = read("/proc/meminfo").unwrap_or_default();
-    let left = least_with(&meminfo)?;
+    let left = least(&meminfo)?;
     let is_swapped = field(&meminfo, "SwapTotal:") != field(&meminfo, "SwapFree:");
     if !is_swapped && own_at_most().is_some_and(|own| own <= left.bytes) {
         return None;

@@ -155,7 +155,8 @@ impl Thread {
         }
     }
 
-    /// Whether this says that the terminal is gone, which a shell that ends and the kernel may both say.
+    /// Whether this says that the terminal is gone, and with it whoever would look at a new process. The kernel says so, and a shell that
+    /// ends tells its jobs itself.
     pub(super) fn is_hang_up(&self, signal: Signal, from: signal::Sender) -> bool {
         let by_the_kernel = matches!(from, signal::Sender::Kernel | signal::Sender::KernelByLauncher);
         signal == Signal::SIGHUP && (by_the_kernel || (self.origin.terminal && !env::has_terminal()))
@@ -167,7 +168,6 @@ impl Thread {
             signal::Sender::Process(_) => format!("{signal}"),
             signal::Sender::Kernel | signal::Sender::KernelByLauncher => format!("{signal} from the kernel"),
         };
-        // A terminal that hangs up is gone, and with it whoever would look at a new process. A shell that ends tells its jobs so itself.
         let is_upgrade = self.settings.upgrade == Some(signal);
         let hang_up = self.is_hang_up(signal, from);
         if hang_up && self.origin.ignored.contains(signal) {
