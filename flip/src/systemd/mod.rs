@@ -32,6 +32,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 pub(crate) use self::socket::Socket;
+pub(crate) use self::unit::Wants;
 use crate::log::say;
 use crate::sys::env::LAUNCHER;
 use crate::sys::fd::{self, Pidfd, PollEntry};
@@ -418,10 +419,10 @@ impl AsFd for Systemd {
 }
 
 /// What a unit should say, as far as a process that it started can know.
-pub(crate) fn advice(variable: impl Fn(&str) -> Option<OsString>, pid: u32, stores: bool) -> Vec<String> {
+pub(crate) fn advice(variable: impl Fn(&str) -> Option<OsString>, pid: u32, wants: Wants) -> Vec<String> {
     // Only a process that a unit has started is that unit's: a terminal is somewhere below one as well.
     let is_main = variable("SYSTEMD_EXEC_PID").is_some_and(|main| *main == *pid.to_string());
-    let lines = if is_main { unit::advice(stores) } else { vec![] };
+    let lines = if is_main { unit::advice(wants) } else { vec![] };
     who_is_heard(variable, pid).into_iter().chain(lines).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where units lie, the first that has one counts; the files of `.d` directories are added, from everywhere.
 const PATHS: [&str; 9] = [
@@ -16,12 +17,20 @@ const PATHS: [&str; 9] = [
     "/lib/systemd/system",
 ];
 
-/// One sentence each, with the line to write. `stores`: the program wants its state to be stored.
-pub(super) fn advice(stores: bool) -> Vec<String> {
+/// What the program wants of its unit.
+#[derive(Clone, Copy)]
+pub(crate) struct Wants {
+    /// Its state is to be stored.
+    pub(crate) stores: bool,
+    pub(crate) ready_timeout: Duration,
+}
+
+/// One sentence each, with the line to write.
+pub(super) fn advice(wants: Wants) -> Vec<String> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some(name) = name(&cgroup) else { return vec![] };
     let settings = read(name, &PATHS.map(Path::new));
-    if settings.is_empty() { vec![] } else { lint(name, &settings, stores) }
+    if settings.is_empty() { vec![] } else { lint(name, &settings, wants) }
 }
 
 /// The unit that this process was started by: the last service in the path of its control group.
@@ -70,7 +79,7 @@ fn parse(text: &str, settings: &mut BTreeMap<String, String>) {
     }
 }
 
-fn lint(name: &str, settings: &BTreeMap<String, String>, stores: bool) -> Vec<String> {
+fn lint(name: &str, settings: &BTreeMap<String, String>, wants: Wants) -> Vec<String> {
     let value = |key: &str| settings.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let mut advice = vec![];
     let mut say = |text: String| advice.push(format!("{name}: {text}"));
@@ -91,9 +100,20 @@ fn lint(name: &str, settings: &BTreeMap<String, String>, stores: bool) -> Vec<St
         say("with NotifyAccess=all any child of the service can end or rename it; write NotifyAccess=main, only that process speaks"
             .to_owned());
     }
-    if stores && value("FileDescriptorStoreMax").is_none_or(|most| most == "0") {
+    if wants.stores && value("FileDescriptorStoreMax").is_none_or(|most| most == "0") {
         say("the state is to be stored, and nothing is kept of a service that dies; write FileDescriptorStoreMax=16"
             .to_owned());
+    }
+    // TimeoutSec= is both that and TimeoutStopSec=.
+    let limit = ["TimeoutStartSec", "TimeoutSec"].iter().find_map(|key| Some((key, value(key)?)));
+    if let Some((key, text)) = limit
+        && let Some(time) = time_span(text).filter(|time| *time < wants.ready_timeout)
+    {
+        let (short, long) = (time.as_secs_f64(), wants.ready_timeout.as_secs_f64());
+        say(format!(
+            "{key}={text} is shorter than ready_timeout, and systemd is told to wait for that: a start that hangs ends after \
+             {long} s and not after {short}; write TimeoutStartSec={long}s, or #[flip::main(ready_timeout = …)]"
+        ));
     }
     if let (Some(file), Some(kind @ ("notify" | "notify-reload"))) = (value("PIDFile"), value("Type")) {
         say(format!(
@@ -101,6 +121,32 @@ fn lint(name: &str, settings: &BTreeMap<String, String>, stores: bool) -> Vec<St
         ));
     }
     advice
+}
+
+/// A time as in systemd.time(7), `90` or `1min 30s`; none where it has no end, or is written in units that no start is measured in.
+fn time_span(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut all = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let seconds = match unit {
+            "" | "s" | "sec" | "second" | "seconds" => 1.0,
+            "ms" | "msec" => 1e-3,
+            "us" | "usec" => 1e-6,
+            "m" | "min" | "minute" | "minutes" => 60.0,
+            "h" | "hr" | "hour" | "hours" => 3600.0,
+            _ => return None,
+        };
+        let time = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        all = all.checked_add(time)?;
+        rest = after.trim_start();
+    }
+    // Zero is no limit, as `infinity` is.
+    (!all.is_zero()).then_some(all)
 }
 
 #[cfg(test)]
@@ -141,10 +187,11 @@ mod tests {
         let lint = |text: &str, stores| {
             let mut settings = BTreeMap::new();
             parse(&format!("[Service]\n{text}"), &mut settings);
-            lint("a.service", &settings, stores)
+            lint("a.service", &settings, Wants { stores, ready_timeout: Duration::from_secs(60) })
         };
         let good = "Type=notify-reload\nKillMode=mixed\nOOMPolicy=continue\n";
         assert_eq!(lint(good, false), Vec::<String>::new());
+        assert_eq!(lint(&format!("{good}TimeoutStartSec=1min\nTimeoutSec=5\n"), false), Vec::<String>::new());
         assert_eq!(lint(&format!("{good}FileDescriptorStoreMax=3\n"), true), Vec::<String>::new());
         for (line, wanted) in [
             ("KillMode=", "write KillMode=mixed"),
@@ -152,6 +199,8 @@ mod tests {
             ("OOMPolicy=stop", "write OOMPolicy=continue"),
             ("NotifyAccess=all", "write NotifyAccess=main"),
             ("PIDFile=/run/a.pid", "remove the line"),
+            ("TimeoutStartSec=59s 999ms", "write TimeoutStartSec=60s"),
+            ("TimeoutSec=5", "write TimeoutStartSec=60s"),
             ("FileDescriptorStoreMax=0", "write FileDescriptorStoreMax=16"),
         ] {
             let said = lint(&format!("{good}{line}\n"), line.starts_with("File"));
@@ -159,6 +208,17 @@ mod tests {
                 said.len() == 1 && said[0].starts_with("a.service: ") && said[0].contains(wanted),
                 "{line}: {said:?}"
             );
+        }
+    }
+
+    #[test]
+    fn time_spans_are_read_as_systemd_reads_them() {
+        let seconds = |text| time_span(text).map(|time| time.as_secs_f64());
+        for (text, wanted) in [("90", 90.0), ("1min 30s", 90.0), ("1min30", 90.0), ("0.5 h", 1800.0), ("1500ms", 1.5)] {
+            assert_eq!(seconds(text), Some(wanted), "{text}");
+        }
+        for text in ["", "0", "infinity", "2 weeks", "-5s", "s", "1.2.3", "99999999999999999999h"] {
+            assert_eq!(seconds(text), None, "{text}");
         }
     }
 }
