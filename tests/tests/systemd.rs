@@ -658,6 +658,53 @@ fn state_lies_in_the_store_while_nobody_serves(release: Release) {
     unit.shows("NFileDescriptorStore", "3");
 }
 
+/// A checkpoint that ends two processes is set aside, and a line of the unit brings it back.
+fn checkpoint_that_kills_is_set_aside_and_brought_back(release: Release) {
+    let lines = [
+        "Restart=always",
+        "RestartSec=0",
+        "FileDescriptorStoreMax=8",
+        "Environment=FLIP_STORE=state FLIP_CHECKPOINT=1h",
+    ];
+    let Some(unit) = unit(release, "", &lines) else { return };
+    unit.until("NFileDescriptorStore", |count| count == "3");
+    let count = || visit(&unit)[3].parse::<u64>().expect("a number");
+    for _ in 0..4 {
+        count();
+    }
+    let gate = unit.gate("restore-stored");
+    unit.does(&["restart", "--no-block"]);
+    let mut dead = vec![];
+    for _ in 0..2 {
+        let pid = unit.until("MainPID", |pid| {
+            pid != "0" && !dead.contains(&pid.to_owned()) && {
+                unit.log().contains(&format!("pid {pid} is at the gate restore-stored"))
+            }
+        });
+        if dead.len() == 1 {
+            gate.forget();
+        }
+        unit.does(&["kill", "-s", "KILL", "--kill-whom=main"]);
+        dead.push(pid);
+    }
+    unit.until_log("has ended 2 processes that restored it, and is set aside: the state begins anew");
+    until_serves(&unit, 1);
+    assert_eq!((count(), count()), (1, 2));
+
+    unit.adds("[Service]\nEnvironment=FLIP_ASIDE=restore\n");
+    unit.does(&["restart"]);
+    unit.until_log("the state that was set aside is tried again (FLIP_ASIDE=restore)");
+    assert_eq!(count(), 5);
+    unit.adds("");
+    unit.does(&["restart"]);
+    assert_eq!(count(), 6, "it goes on from there");
+    unit.until_log("that was set aside lies in the store of descriptors");
+    unit.adds("[Service]\nEnvironment=FLIP_ASIDE=drop\n");
+    unit.does(&["restart"]);
+    assert_eq!(count(), 7);
+    unit.shows("NFileDescriptorStore", "3");
+}
+
 fn socket_activate_is_the_same_by_hand(release: Release) {
     let Some(systemd) = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")) else { return };
     let unit = Unit::new(systemd, SOCKETS, &[]);
@@ -679,8 +726,16 @@ fn socket_activate_is_the_same_by_hand(release: Release) {
 }
 
 fn unit_is_told_what_will_bite(release: Release) {
-    let Some(unit) = unit(release, "", &["KillMode=process", "NotifyAccess=all", "PIDFile=/run/a.pid"]) else { return };
-    for line in ["write KillMode=mixed", "write OOMPolicy=continue", "write NotifyAccess=main", "PIDFile=/run/a.pid"] {
+    let lines = ["KillMode=process", "NotifyAccess=all", "PIDFile=/run/a.pid", "Environment=FLIP_READY_TIMEOUT=30s"];
+    let Some(unit) = unit(release, "", &lines) else { return };
+    let told = [
+        "write KillMode=mixed",
+        "write OOMPolicy=continue",
+        "write NotifyAccess=main",
+        "PIDFile=/run/a.pid",
+        "TimeoutStartSec=20s is shorter than ready_timeout",
+    ];
+    for line in told {
         unit.until_log(&format!("{}: ", unit.name()));
         unit.until_log(line);
     }
@@ -727,6 +782,7 @@ under!(V252 v252, V254 v254, V257 v257, V262 v262: [
     socket_unit_is_used_and_left_to_systemd,
     listeners_lie_in_the_store_while_nobody_serves,
     state_lies_in_the_store_while_nobody_serves,
+    checkpoint_that_kills_is_set_aside_and_brought_back,
     socket_activate_is_the_same_by_hand,
     unit_is_told_what_will_bite,
 ]);
