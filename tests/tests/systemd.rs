@@ -260,7 +260,10 @@ fn kill_in_each_phase_of_a_reload_has_one_successor(release: Release) {
     for phase in PHASES {
         // All processes, and the one that systemd takes for the service: then it kills the others, or asks them to end.
         for (mode, whom) in [("mixed", "all"), ("mixed", "main"), ("control-group", "main")] {
-            let Some(mut caught) = caught(release, phase, &[&format!("KillMode={mode}")]) else { return };
+            // systemd 262 kills all by cgroup.kill, and Linux 6.18 ends whoever is started into that group later
+            // (CLONE_INTO_CGROUP, clone(2)) until it is removed: systemd does that in the pause.
+            let pause = if whom == "all" { "RestartSec=100ms" } else { "RestartSec=0" };
+            let Some(mut caught) = caught(release, phase, &[&format!("KillMode={mode}"), pause]) else { return };
             let (address, before) = (caught.unit.address(), caught.unit.processes());
             caught.unit.does(&["kill", "-s", "KILL", &format!("--kill-whom={whom}")]);
             drop(caught.held.take());
