@@ -160,9 +160,20 @@ impl Unit {
             systemd.release.reloads(),
             lines.join("\n")
         );
-        unit.write(&unit.name, &text);
-        systemd.says(&["systemctl", "--runtime", "link", &unit.path(&unit.name)]);
+        unit.link(&text);
         unit
+    }
+
+    /// Of this text, which says all. It is not started yet.
+    pub fn of(systemd: &'static Systemd, text: &str) -> Unit {
+        let unit = Unit::at(systemd);
+        unit.link(text);
+        unit
+    }
+
+    fn link(&self, text: &str) {
+        self.write(&self.name, text);
+        self.systemd.says(&["systemctl", "--runtime", "link", &self.path(&self.name)]);
     }
 
     /// What systemd-run makes of this executable, with these properties: a unit without a file. It is started.
@@ -185,10 +196,10 @@ impl Unit {
         unit
     }
 
-    /// A socket unit of the service's name, with these lines; it is started, and the service is not.
-    pub fn socket(&self, lines: &[&str]) {
+    /// A socket unit of the service's name; it is started, and the service is not.
+    pub fn socket(&self, text: &str) {
         let name = self.name.replace(".service", ".socket");
-        self.write(&name, &format!("[Socket]\n{}\n", lines.join("\n")));
+        self.write(&name, text);
         self.systemd.says(&["systemctl", "--runtime", "link", &self.path(&name)]);
         self.systemd.says(&["systemctl", "start", &name]);
     }

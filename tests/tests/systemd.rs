@@ -549,7 +549,7 @@ fn socket_unit_is_used_and_left_to_systemd(release: Release) {
     let unit = Unit::new(systemd, SOCKETS, &["Restart=on-failure", "RestartSec=0"]);
     unit.write("places", "unix systemd:app");
     let path = unit.path("app.sock");
-    unit.socket(&[&format!("ListenStream={path}"), "FileDescriptorName=app"]);
+    unit.socket(&format!("[Socket]\nListenStream={path}\nFileDescriptorName=app\n"));
     unit.shows("ActiveState", "inactive");
     // Whoever comes first starts it.
     let first = who_answers(&path);

@@ -422,7 +422,7 @@ impl AsFd for Systemd {
 pub(crate) fn advice(variable: impl Fn(&str) -> Option<OsString>, pid: u32, wants: Wants) -> Vec<String> {
     // Only a process that a unit has started is that unit's: a terminal is somewhere below one as well.
     let is_main = variable("SYSTEMD_EXEC_PID").is_some_and(|main| *main == *pid.to_string());
-    let lines = if is_main { unit::advice(wants) } else { vec![] };
+    let lines = if is_main { unit::advice(&variable, wants) } else { vec![] };
     who_is_heard(variable, pid).into_iter().chain(lines).collect()
 }
 

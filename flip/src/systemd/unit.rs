@@ -1,11 +1,12 @@
 //! What a unit has that will bite later: its own files, as far as this process may read them, systemd.unit(5).
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where units lie, the first that has one counts; the files of `.d` directories are added, from everywhere.
-const PATHS: [&str; 9] = [
+/// Where the system's units lie, the first that has one counts; the files of `.d` directories are added, from everywhere.
+const SYSTEM: [&str; 9] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
     "/run/systemd/transient",
@@ -17,6 +18,20 @@ const PATHS: [&str; 9] = [
     "/lib/systemd/system",
 ];
 
+/// The same of a user's manager, below these variables, or below the user's home where there is a second.
+const USER: [(&str, &str, &str); 10] = [
+    ("XDG_CONFIG_HOME", ".config", "systemd/user.control"),
+    ("XDG_RUNTIME_DIR", "", "systemd/user.control"),
+    ("XDG_RUNTIME_DIR", "", "systemd/transient"),
+    ("XDG_CONFIG_HOME", ".config", "systemd/user"),
+    ("", "", "/etc/systemd/user"),
+    ("XDG_RUNTIME_DIR", "", "systemd/user"),
+    ("XDG_RUNTIME_DIR", "", "systemd/generator"),
+    ("XDG_DATA_HOME", ".local/share", "systemd/user"),
+    ("", "", "/usr/local/lib/systemd/user"),
+    ("", "", "/usr/lib/systemd/user"),
+];
+
 /// What the program wants of its unit.
 #[derive(Clone, Copy)]
 pub(crate) struct Wants {
@@ -26,11 +41,27 @@ pub(crate) struct Wants {
 }
 
 /// One sentence each, with the line to write.
-pub(super) fn advice(wants: Wants) -> Vec<String> {
+pub(super) fn advice(variable: impl Fn(&str) -> Option<OsString>, wants: Wants) -> Vec<String> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some(name) = name(&cgroup) else { return vec![] };
-    let settings = read(name, &PATHS.map(Path::new));
+    let settings = read(name, &paths(variable));
     if settings.is_empty() { vec![] } else { lint(name, &settings, wants) }
+}
+
+/// Which of the two managers it was says systemd.exec(5).
+fn paths(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    if variable("MANAGERPID").is_none() {
+        return SYSTEM.map(PathBuf::from).to_vec();
+    }
+    let below = |(base, at_home, path): (&str, &str, &str)| match base {
+        "" => Some(PathBuf::from(path)),
+        _ => match variable(base) {
+            Some(base) => Some(Path::new(&base).join(path)),
+            None if at_home.is_empty() => None,
+            None => Some(Path::new(&variable("HOME")?).join(at_home).join(path)),
+        },
+    };
+    USER.into_iter().filter_map(below).collect()
 }
 
 /// The unit that this process was started by: the last service in the path of its control group.
@@ -40,7 +71,7 @@ fn name(cgroup: &str) -> Option<&str> {
 }
 
 /// What is set under `[Service]`, by the last that sets it.
-fn read(name: &str, paths: &[&Path]) -> BTreeMap<String, String> {
+fn read(name: &str, paths: &[PathBuf]) -> BTreeMap<String, String> {
     let mut names = vec![name.to_owned()];
     // foo@bar.service is made from foo@.service.
     if let Some((template, _)) = name.split_once('@') {
@@ -162,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn units_of_a_user_lie_elsewhere() {
+        let variables =
+            [("MANAGERPID", "7"), ("HOME", "/home/a"), ("XDG_RUNTIME_DIR", "/run/user/1"), ("XDG_DATA_HOME", "/data")];
+        let of =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+        let paths = paths(of);
+        for path in
+            ["/home/a/.config/systemd/user", "/run/user/1/systemd/transient", "/data/systemd/user", "/etc/systemd/user"]
+        {
+            assert!(paths.contains(&PathBuf::from(path)), "{path}: {paths:?}");
+        }
+        assert!(paths.iter().all(|path| path.is_absolute() && !path.ends_with("system")), "{paths:?}");
+        assert!(super::paths(|_| None).contains(&PathBuf::from("/etc/systemd/system")));
+    }
+
+    #[test]
     fn settings_are_those_of_the_last_file_that_has_them() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("etc"), dir.path().join("lib"));
@@ -176,10 +223,10 @@ mod tests {
         write(second.join("a@.service.d/10.conf"), "[Service]\nKillMode=\n");
         write(first.join("a@b.service.d/20.conf"), "[Service]\nKillMode=mixed\n");
         write(first.join("a@b.service.d/readme"), "[Service]\nKillMode=no\n");
-        let settings = read("a@b.service", &[&first, &second]);
+        let settings = read("a@b.service", &[first.clone(), second.clone()]);
         let expected = [("KillMode", "mixed"), ("Type", "notify")].map(|(key, value)| (key.into(), value.into()));
         assert_eq!(settings, BTreeMap::from(expected));
-        assert!(read("c.service", &[&first, &second]).is_empty());
+        assert!(read("c.service", &[first, second]).is_empty());
     }
 
     #[test]
