@@ -1,6 +1,4 @@
-//! The files of `deploy` for supervisors that know nothing of an upgrade, under the real ones: runit, s6 and supervisord. As they
-//! lie there, but for the path of the program and a port that the kernel chooses.
-#![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
+//! Under the supervisors that know nothing of an upgrade: runit, s6 and supervisord.
 
 use std::fs::{self, File, Permissions};
 use std::net::{SocketAddr, TcpStream};
@@ -9,16 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use flip_tests::PATIENCE;
 use flip_tests::client::{Http, Load, Loss, Lost, Shared};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
-const COUNTER: &str = env!("CARGO_BIN_EXE_counter");
+use super::{COUNTER, deployed, served_at, until, whoami};
 
 /// How each is told what a person would tell it; `{}` is its directory.
 struct Kind {
@@ -38,7 +33,7 @@ struct Kind {
 const KINDS: [Kind; 3] = [
     Kind {
         name: "runit",
-        file: ("run", include_str!("../deploy/runit/run")),
+        file: ("run", include_str!("../../deploy/runit/run")),
         start: &["runsv", "{}"],
         pid: &["cat", "{}/supervise/pid"],
         upgrade: &["sv", "hup", "{}"],
@@ -48,7 +43,7 @@ const KINDS: [Kind; 3] = [
     },
     Kind {
         name: "s6",
-        file: ("run", include_str!("../deploy/s6/run")),
+        file: ("run", include_str!("../../deploy/s6/run")),
         start: &["s6-supervise", "{}"],
         pid: &["s6-svstat", "-o", "pid", "{}"],
         upgrade: &["s6-svc", "-h", "{}"],
@@ -58,7 +53,7 @@ const KINDS: [Kind; 3] = [
     },
     Kind {
         name: "supervisord",
-        file: ("counter.conf", include_str!("../deploy/supervisord.conf")),
+        file: ("counter.conf", include_str!("../../deploy/supervisord.conf")),
         start: &["supervisord", "--nodaemon", "--configuration", "{}/supervisord.conf"],
         pid: &["supervisorctl", "-c", "{}/supervisord.conf", "pid", "counter"],
         upgrade: &["supervisorctl", "-c", "{}/supervisord.conf", "signal", "HUP", "counter"],
@@ -81,17 +76,6 @@ struct Supervised {
     child: Child,
 }
 
-fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = there() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
 fn lives(pid: i32) -> bool {
     // One that has ended and is not reaped yet has no program.
     fs::read_link(format!("/proc/{pid}/exe")).is_ok()
@@ -100,6 +84,10 @@ fn lives(pid: i32) -> bool {
 impl Supervised {
     /// `None` where it is not on this machine, which is said.
     fn start(kind: &'static Kind) -> Option<Supervised> {
+        if !Uid::effective().is_root() {
+            flip_tests::skip("the services of these files become another user, which takes root");
+            return None;
+        }
         // Everybody may see this one, and so may the user whom the service becomes.
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -107,8 +95,7 @@ impl Supervised {
         let program = dir.path().join("counter");
         fs::copy(COUNTER, &program).unwrap();
         let (file, text) = kind.file;
-        assert!(text.contains("/usr/local/bin/counter --listen 127.0.0.1:8080"), "{text}");
-        let text = text.replace("/usr/local/bin/counter", program.to_str().unwrap()).replace(":8080", ":0");
+        let text = deployed(text, program.to_str().unwrap());
         let (log, path) = (dir.path().join("log"), dir.path().join(file));
         // supervisord alone does not leave the output to whom it has it from.
         let text =
@@ -146,9 +133,7 @@ impl Supervised {
     /// Where the process that was started last serves, and which one that is; once it is another one than those.
     fn serves(&self, than: &[i32]) -> (SocketAddr, i32) {
         until("a new process serves", || {
-            let log = self.log();
-            let (_, after) = log.rsplit_once(" serves at ")?;
-            let address: SocketAddr = after.split_once('\n')?.0.trim().parse().ok()?;
+            let address = served_at(&self.log())?;
             let pid = whoami(address).ok()?.0;
             (!than.contains(&pid)).then_some((address, pid))
         })
@@ -176,13 +161,6 @@ fn words(words: &[&str], dir: &Path) -> Command {
     let mut command = Command::new(words[0]);
     command.args(words[1..].iter().map(|word| word.replace("{}", dir)));
     command
-}
-
-/// Who answers, and its generation.
-fn whoami(address: SocketAddr) -> Result<(i32, u64), Lost> {
-    let answer = Http::open(address)?.exchange("GET", "/whoami")?.body;
-    let who: Value = serde_json::from_str(&answer).unwrap();
-    Ok((i32::try_from(who["pid"].as_i64().unwrap()).unwrap(), who["generation"].as_u64().unwrap()))
 }
 
 fn hits(address: SocketAddr, connection: &mut Option<Http>) -> Result<(), Lost> {

@@ -1,46 +1,18 @@
-//! The files of `deploy` do what they say, under a real systemd of each release that differs: as they lie there, but for the
-//! path of the program and a port that the kernel chooses.
-#![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
+//! Under a real systemd of each release that differs.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use flip_tests::client::Http;
 use flip_tests::places::free_address;
 use flip_tests::systemd::{Release, Systemd, Unit};
-use serde_json::{Value, json};
 
-const COUNTER: &str = env!("CARGO_BIN_EXE_counter");
-
-fn get(address: SocketAddr, path: &str) -> String {
-    Http::open(address).unwrap().exchange("GET", path).unwrap().body
-}
-
-fn hit(address: SocketAddr) -> u64 {
-    Http::open(address).unwrap().exchange("POST", "/hit").unwrap().body.trim().parse().unwrap()
-}
-
-fn whoami(address: SocketAddr) -> Value {
-    serde_json::from_str(&get(address, "/whoami")).unwrap()
-}
-
-/// As the file has it, for the program of this build.
-fn deployed(text: &str, program: &str) -> String {
-    assert!(text.contains("/bin/counter "), "it starts the program: {text}");
-    text.replace("/usr/local/bin/counter", program).replace("%h/.local/bin/counter", program).replace(":8080", ":0")
-}
-
-/// What its service says it serves at.
-fn address(log: &str) -> SocketAddr {
-    let (_, after) = log.rsplit_once(" serves at ").unwrap_or_else(|| panic!("it says where: {log}"));
-    after.split_whitespace().next().unwrap().parse().unwrap()
-}
+use super::{COUNTER, deployed, hit, served_at, whoami};
 
 /// The service unit, with the lines that the files give for this release.
 fn counter(systemd: &'static Systemd, listen: &str) -> Unit {
-    let text = deployed(include_str!("../deploy/counter.service"), COUNTER).replace("127.0.0.1:0", listen);
+    let text = deployed(include_str!("../../deploy/counter.service"), COUNTER).replace("127.0.0.1:0", listen);
     let unit = Unit::of(systemd, &text);
-    let before_253 = include_str!("../deploy/counter.service.d/before-253.conf");
+    let before_253 = include_str!("../../deploy/counter.service.d/before-253.conf");
     // The program of this build lies in a home, which the service is not to see.
     let program = format!("[Service]\nBindReadOnlyPaths={COUNTER}\n");
     unit.adds(&if systemd.release().waits() { program } else { format!("{before_253}{program}") });
@@ -79,9 +51,9 @@ fn service_of_a_user_goes_on() {
 fn service(systemd: &'static Systemd) {
     let unit = counter(systemd, "127.0.0.1:0");
     unit.does(&["start"]);
-    let address = address(&unit.journal());
+    let address = served_at(&unit.journal()).unwrap();
     let is_served_by = |generation: u64| {
-        assert_eq!(whoami(address), json!({ "pid": unit.main_pid(), "generation": generation }));
+        assert_eq!(whoami(address).unwrap(), (unit.main_pid(), generation));
     };
     is_served_by(1);
     assert_eq!((hit(address), hit(address)), (1, 2));
@@ -108,14 +80,14 @@ fn service(systemd: &'static Systemd) {
 fn socket(systemd: &'static Systemd) {
     let unit = counter(systemd, "systemd:http");
     let free = free_address();
-    let text = include_str!("../deploy/counter.socket").replace("127.0.0.1:8080", &free.to_string());
+    let text = include_str!("../../deploy/counter.socket").replace("127.0.0.1:8080", &free.to_string());
     unit.socket(&text);
     unit.shows("ActiveState", "inactive");
     assert_eq!(hit(free), 1, "whoever comes first has it started");
     for generation in 2..4 {
         unit.does(&["reload"]);
         until_serves(&unit, generation);
-        assert_eq!(whoami(free), json!({ "pid": unit.main_pid(), "generation": generation }));
+        assert_eq!(whoami(free).unwrap(), (unit.main_pid(), generation));
         assert_eq!(hit(free), generation);
     }
     unit.does(&["restart"]);
@@ -139,7 +111,7 @@ fn user(systemd: &'static Systemd) {
     let home = manager.path("");
     let units = manager.path(".config/systemd/user");
     std::fs::create_dir_all(&units).unwrap();
-    let deployed = deployed(include_str!("../deploy/counter-user.service"), COUNTER);
+    let deployed = deployed(include_str!("../../deploy/counter-user.service"), COUNTER);
     std::fs::write(format!("{units}/counter.service"), deployed).unwrap();
     std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o755)).unwrap();
     manager.adds(&format!("[Service]\nEnvironment=HOME={home}\n"));
@@ -151,10 +123,9 @@ fn user(systemd: &'static Systemd) {
     };
     let show = |property: &str| as_user(&["systemctl", "--user", "show", "-P", property, "counter.service"]);
     as_user(&["systemctl", "--user", "start", "counter.service"]);
-    let address = address(&manager.journal());
+    let address = served_at(&manager.journal()).unwrap();
     let is_served_by = |generation: u64| {
-        let pid: u32 = show("MainPID").parse().unwrap();
-        assert_eq!(whoami(address), json!({ "pid": pid, "generation": generation }));
+        assert_eq!(whoami(address).unwrap(), (show("MainPID").parse().unwrap(), generation));
     };
     is_served_by(1);
     assert_eq!((hit(address), hit(address)), (1, 2));
