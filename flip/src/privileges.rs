@@ -12,7 +12,12 @@ use crate::sys::env;
 ///
 /// It is looked at when the service serves for the first time, by the thread that starts new processes: by then `main` has dropped what it
 /// drops, setuid(2). `filters`: how many that thread began with.
-pub(crate) fn advice(executable: &Path, directory: &Path, filters: Option<u32>) -> Vec<String> {
+pub(crate) fn advice(
+    executable: &Path,
+    directory: &Path,
+    pid_file: Option<&Path>,
+    filters: Option<u32>,
+) -> Vec<String> {
     // As the user that this process acts as; root may do both, except for a file that nobody may execute.
     let may = |path| faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS);
     let user = geteuid();
@@ -40,6 +45,18 @@ pub(crate) fn advice(executable: &Path, directory: &Path, filters: Option<u32>) 
             errno.desc()
         ));
     }
+    if let Some(file) = pid_file
+        && let Some(dir) = file.parent()
+        && let Err(errno) = faccessat(AT_FDCWD, dir, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
+    {
+        advice.push(format!(
+            "an upgrade will leave the number of the process before in the pid file {}: user {user} cannot write to {} ({}); give it a \
+             directory of that user's (RuntimeDirectory=)",
+            file.display(),
+            dir.display(),
+            errno.desc()
+        ));
+    }
     if let (Some(before), Some(now)) = (filters, env::filters())
         && before < now
     {
@@ -63,13 +80,16 @@ mod tests {
     fn what_cannot_be_executed_or_entered_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("svc");
-        assert!(advice(&program, dir.path(), None)[0].contains("there is no"));
+        assert!(advice(&program, dir.path(), None, None)[0].contains("there is no"));
         std::fs::write(&program, "").unwrap();
-        let [said] = &advice(&program, dir.path(), None)[..] else { panic!("one line") };
+        let [said] = &advice(&program, dir.path(), None, None)[..] else { panic!("one line") };
         assert!(said.contains("cannot execute") && said.contains("svc"), "{said}");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(advice(&program, dir.path(), None), Vec::<String>::new());
-        let said = advice(&program, &dir.path().join("gone"), None);
+        assert_eq!(advice(&program, dir.path(), None, None), Vec::<String>::new());
+        let file = dir.path().join("gone/a.pid");
+        let [said] = &advice(&program, dir.path(), Some(&file), None)[..] else { panic!("one line") };
+        assert!(said.contains("in the pid file") && said.contains("gone/a.pid"), "{said}");
+        let said = advice(&program, &dir.path().join("gone"), None, None);
         assert!(said[0].contains("cannot enter") && said[0].contains("WorkingDirectory="), "{said:?}");
     }
 }

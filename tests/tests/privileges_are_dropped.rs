@@ -2,10 +2,13 @@
 //! it cannot be.
 #![allow(clippy::unwrap_used, reason = "what is not as it must be fails the test")]
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use flip_tests::client::ask_line;
 use flip_tests::{Exit, Start};
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 const DROPS: &str = env!("CARGO_BIN_EXE_drops");
@@ -42,6 +45,39 @@ fn service_that_dropped_root_is_upgraded_once_it_may_see_its_program() {
         service.until("it is like any other", || score().trim() == "0");
     }
     service.stop();
+}
+
+/// Its directory is root's, and so is the file: what can be kept is the lock, and is.
+#[test]
+fn pid_file_of_root_s_stays_locked_by_a_service_that_is_nobody() {
+    if !geteuid().is_root() {
+        return flip_tests::skip("only root can become nobody");
+    }
+    let start = Start::new(DROPS);
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(start.dir(), mode(0o755)).unwrap();
+    let program = start.dir().join("drops");
+    std::fs::copy(DROPS, &program).unwrap();
+    let file = start.dir().join("drops.pid");
+    let program = program.to_str().unwrap();
+    let mut service = start.called(program).env("FLIP_PID_FILE", file.to_str().unwrap()).start();
+    service.line("an upgrade will leave the number of the process before in the pid file ");
+    let first = service.owner().pid;
+    for _ in 0..2 {
+        let old = service.upgrade().unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(service.exit(&old), Exit::Status(0));
+        service.line("still names the process before");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{first}\n"));
+        service.until("the new process has the lock", || is_locked(&file));
+    }
+    let second = Start::new(DROPS).env("FLIP_PID_FILE", file.to_str().unwrap()).spawn();
+    second.line("is locked by a service that runs");
+    assert_eq!(second.exit(second.owner()), Exit::Status(1));
+    service.stop();
+}
+
+fn is_locked(file: &Path) -> bool {
+    Flock::lock(File::open(file).unwrap(), FlockArg::LockExclusiveNonblock).is_err()
 }
 
 #[test]

@@ -300,7 +300,7 @@ impl Thread {
             let socket = sockets.remove(&**relay.name());
             relay.open(socket);
         }
-        // It is the new process's by now, which has put its own in this one's place.
+        // It is the new process's by now, which has put its own in this one's place, or waits for this one's lock.
         shared.set_pid_file(None);
         shared.freeze.give(&shared.hold);
         shared.relays.give_up();

@@ -135,7 +135,12 @@ impl Thread {
 
     pub(super) fn say_what_upgrades_lack(&self) {
         if self.settings.upgrade.is_some() {
-            for advice in privileges::advice(&self.executable(), &self.origin.directory, self.origin.filters) {
+            for advice in privileges::advice(
+                &self.executable(),
+                &self.origin.directory,
+                self.settings.pid_file.as_deref(),
+                self.origin.filters,
+            ) {
                 say!(warn, "{advice}");
             }
         }

@@ -66,7 +66,8 @@ impl Thread {
         }
         self.have_listeners();
         if let Some(path) = &self.settings.pid_file {
-            shared.set_pid_file(PidFile::take_over(path));
+            let later = Arc::clone(&shared);
+            shared.set_pid_file(PidFile::take_over(path, move |file| later.set_pid_file(Some(file))));
         }
         shared.hold.set(Holding::Open);
         shared.relays.wake();
