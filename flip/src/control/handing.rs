@@ -349,14 +349,14 @@ impl Thread {
                 // The prompt comes back, and the keys that stopped the service no longer reach it.
                 say!(info, "pid {pid} now serves, and Ctrl-C does not reach it; stop it by: kill -TERM {pid}");
             }
-            if self.orphaned {
+            let outcome = if self.orphaned {
                 let why = format!("the new process (pid {pid}) died as soon as it served: nobody owns the service");
-                for reply in self.asked.drain(..) {
-                    reply.answer(Err(UpgradeError::RolledBack(why.clone())));
-                }
-            }
+                Err(UpgradeError::RolledBack(why))
+            } else {
+                Ok(Upgraded { pid: pid.as_raw(), generation: generation + 1 })
+            };
             for reply in self.asked.drain(..) {
-                reply.answer(Ok(Upgraded { pid: pid.as_raw(), generation: generation + 1 }));
+                reply.answer(outcome.clone());
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{STACK, SUCCEEDED, Thread};
 use crate::checkpoint::Checkpoints;
+use crate::drain::counted;
 use crate::listen::Listeners;
 use crate::log::say;
 use crate::phase::Phase;
@@ -174,10 +175,9 @@ impl Thread {
     /// The service in a line.
     pub(super) fn status(&self) -> String {
         let (shared, generation) = (&self.shared, self.generation());
-        let mut parts = vec![match (shared.phase.get(), shared.connections.len()) {
-            (Phase::Stopping | Phase::Cut, open) => format!("generation {generation} stops; {open} connections"),
-            (_, open) => format!("generation {generation} serves; {open} connections"),
-        }];
+        let does = if matches!(shared.phase.get(), Phase::Stopping | Phase::Cut) { "stops" } else { "serves" };
+        let open = counted(shared.connections.len(), "connection");
+        let mut parts = vec![format!("generation {generation} {does}; {open}")];
         if matches!(self.process.state, State::Old(Old::AwaitingHello | Old::AwaitingPrepared | Old::Frozen)) {
             parts.push(format!("generation {} starts", generation + 1));
         }
