@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::checkpoint::Aside;
 use crate::error::Error;
+use crate::sys::signal::TELL;
 
 /// What the attribute's arguments become: plain data, so that an expansion can write it as a constant.
 #[doc(hidden)]
@@ -266,10 +267,13 @@ fn signal(argument: &str, name: &str) -> Result<Signal, Error> {
     let signal: Signal = name.parse().map_err(|_| {
         Error::program(format!("{argument}: {name:?} is not a signal: write SIGHUP, SIGUSR2 and so on"))
     })?;
-    match signal {
-        Signal::SIGKILL | Signal::SIGSTOP => Err(Error::program(format!("{argument}: {signal} cannot be handled"))),
-        signal => Ok(signal),
+    if !TELL.contains(&signal) {
+        let all = TELL.map(|signal| signal.as_str()).join(", ");
+        return Err(Error::program(format!(
+            "{argument}: {signal} is not for telling a process something; these are: {all}"
+        )));
     }
+    Ok(signal)
 }
 
 /// `4GiB`, `500MiB`, or a number of bytes.

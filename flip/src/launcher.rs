@@ -32,17 +32,6 @@ use crate::sys::signal::{self, Sender, Signals};
 use crate::sys::spawn;
 use crate::systemd::Socket;
 
-/// What goes on to the service. What the kernel sends (a key) reaches the service as well, as a rule.
-const FORWARDED: [Signal; 8] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGCONT,
-    Signal::SIGWINCH,
-];
 /// Before a service that died is started again; doubled each time. Meanwhile a new process of an upgrade, if there is one, says whether it has
 /// taken over.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -149,7 +138,7 @@ impl Keeper {
         let origin = Origin::capture()?;
         let passed = env::take_passed();
         nix::sys::prctl::set_child_subreaper(true)?;
-        let mut handled = FORWARDED.to_vec();
+        let mut handled = signal::TELL.to_vec();
         handled.push(Signal::SIGCHLD);
         let signals = Signals::install(&handled)?;
         // A name that the kernel makes up (unix(7), autobind); whoever speaks there is known by its credentials.
@@ -206,12 +195,11 @@ impl Keeper {
             ("FLIP_LAUNCHER", Pid::this().to_string().into()),
         ];
         let kept = self.store.iter().flat_map(|(name, fds)| fds.iter().map(move |fd| (name.as_str(), fd.as_fd())));
-        let pid = spawn::start_child(
-            &self.origin,
-            &variables,
-            &["SYSTEMD_EXEC_PID", "WATCHDOG_USEC"],
-            &kept.collect::<Vec<_>>(),
-        )?;
+        // A watchdog of this process's hears of the service, whose number it is not told; another's is nobody's, sd_watchdog_enabled(3).
+        let this = Pid::this().to_string();
+        let watched = std::env::var_os("WATCHDOG_PID").is_none_or(|pid| *pid == *this);
+        let less = ["SYSTEMD_EXEC_PID", if watched { "WATCHDOG_PID" } else { "WATCHDOG_USEC" }];
+        let pid = spawn::start_child(&self.origin, &variables, &less, &kept.collect::<Vec<_>>())?;
         self.service = Service::Runs { pid, since: Instant::now(), pause, stops: false };
         Ok(())
     }
@@ -252,21 +240,28 @@ impl Keeper {
             let name = field("FDNAME").unwrap_or("stored");
             if field("FDSTOREREMOVE").is_some() {
                 self.store.remove(name);
-            } else if field("FDSTORE").is_some() && self.store.len() < ROOM && !packet.truncated {
-                self.store.insert(name.to_owned(), std::mem::take(&mut packet.fds));
+            } else if field("FDSTORE").is_some() {
+                if packet.truncated || (self.store.len() == ROOM && !self.store.contains_key(name)) {
+                    say!(warn, "the launcher has no room for `{name}`: a process that dies leaves it to nobody");
+                } else {
+                    self.store.insert(name.to_owned(), std::mem::take(&mut packet.fds));
+                }
             }
-            let passed_on =
-                ["READY", "RELOADING", "MONOTONIC_USEC", "STOPPING", "STATUS", "EXTEND_TIMEOUT_USEC", "WATCHDOG"];
-            let lines: Vec<_> = text
-                .lines()
-                .filter(|line| passed_on.iter().any(|name| line.starts_with(&format!("{name}="))))
-                .collect();
-            if let Some(above) = self.above.as_mut().filter(|_| !lines.is_empty()) {
-                above.say(lines.join(
-                    "
-",
-                ));
-            }
+            self.pass_on(&text);
+        }
+    }
+
+    /// What whoever started this process is told of it as well.
+    fn pass_on(&mut self, said: &str) {
+        const PASSED_ON: [&str; 7] =
+            ["READY", "RELOADING", "MONOTONIC_USEC", "STOPPING", "STATUS", "EXTEND_TIMEOUT_USEC", "WATCHDOG"];
+        let Some(above) = &mut self.above else { return };
+        let is_passed_on = |line: &&str| line.split_once('=').is_some_and(|(name, _)| PASSED_ON.contains(&name));
+        match &said.lines().filter(is_passed_on).collect::<Vec<_>>()[..] {
+            [] => {}
+            // It comes again, and is not to stand in the way of what does not.
+            [heartbeat] if heartbeat.starts_with("WATCHDOG=") => above.mention(heartbeat),
+            lines => above.say(lines.join("\n")),
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as SocketName, UnixDatagram, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -231,7 +232,7 @@ fn whoever_started_the_launcher_is_told_by_it() {
     let name = format!("flip-test-{}-above", std::process::id());
     let above = UnixDatagram::bind_addr(&SocketName::from_abstract_name(&name).unwrap()).unwrap();
     above.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut service = start(&["env", &format!("NOTIFY_SOCKET=@{name}")], "on", "");
+    let mut service = start(&["env", &format!("NOTIFY_SOCKET=@{name}"), "WATCHDOG_USEC=400000"], "on", "");
     let hears = |wanted: &str| {
         loop {
             let mut buffer = [0; 4096];
@@ -245,13 +246,31 @@ fn whoever_started_the_launcher_is_told_by_it() {
         }
     };
     hears("READY=1");
+    hears("WATCHDOG=1");
     let first = service.answers(0);
     service.signal(Signal::SIGHUP);
     hears("RELOADING=1");
     hears("READY=1");
-    service.answers(first);
+    let second = service.answers(first);
+    // Once the first has ended, nothing new comes of it.
+    service.until("it has ended", || (!Path::new(&format!("/proc/{first}")).exists()).then_some(()));
+    above.set_nonblocking(true).unwrap();
+    while above.recv(&mut [0; 4096]).is_ok() {}
+    above.set_nonblocking(false).unwrap();
+    hears("WATCHDOG=1");
+    assert_eq!(service.answers(first), second);
     service.signal(Signal::SIGTERM);
     hears("STOPPING=1");
+    assert_eq!(service.ended().code(), Some(0));
+}
+
+#[test]
+fn whatever_a_service_is_told_by_reaches_it() {
+    let mut service = start(&["env", "FLIP_UPGRADE=SIGALRM", "FLIP_STOP=SIGPWR"], "on", "");
+    let first = service.answers(0);
+    service.signal(Signal::SIGALRM);
+    service.answers(first);
+    service.signal(Signal::SIGPWR);
     assert_eq!(service.ended().code(), Some(0));
 }
 

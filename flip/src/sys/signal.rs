@@ -14,6 +14,24 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, pipe2};
 use signal_hook_registry::{FORBIDDEN, SigId, register_sigaction, unregister};
 
+/// By which a process is told something, signal(7): not what the kernel says of a fault, of a child, of a pipe or of a terminal's jobs. The
+/// launcher forwards these, and no other may ask for an upgrade or a stop.
+pub(crate) const TELL: [Signal; 13] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+];
+
 /// Who sent a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {

@@ -59,7 +59,7 @@ impl Socket {
     }
 
     /// Says something that will be said again: where there is no room for it, not at all.
-    pub(super) fn mention(&mut self, text: &str) {
+    pub(crate) fn mention(&mut self, text: &str) {
         if self.waiting.is_empty()
             && let Err(error) = self.send(text, &[])
             && error.kind() != io::ErrorKind::WouldBlock
