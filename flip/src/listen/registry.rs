@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -77,6 +77,8 @@ pub struct Listeners {
     theirs: Theirs,
     /// By which names the process before has put its own into a store of descriptors.
     stored_before: Mutex<Vec<String>>,
+    /// That one has a name that the store does not take was said.
+    pub(super) says_unstored: Once,
     state: Mutex<State>,
     /// Rung once, when nothing is accepted here any more, for threads in poll(2).
     alarm: OnceLock<EventFd>,
@@ -171,6 +173,7 @@ impl Listeners {
             predecessor,
             theirs,
             stored_before: Mutex::new(stored_before),
+            says_unstored: Once::new(),
             state: Mutex::new(state),
             alarm: OnceLock::new(),
             last_alarm: OnceLock::new(),
@@ -593,6 +596,13 @@ impl Listeners {
                 source: Some(error.into()),
             };
         }
+        // ip(7): ip_unprivileged_port_start; a listener that is handed over needs no leave.
+        let is_low = resolved.is_some_and(|at| (1..1024).contains(&at.port()));
+        let step = if is_low && error.raw_os_error() == Some(Errno::EACCES as i32) {
+            "to bind a port below 1024 takes CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit, or a socket unit); bind(2)"
+        } else {
+            step
+        };
         ListenError::system(name, address, step, error)
     }
 
@@ -678,7 +688,21 @@ impl Listeners {
     pub(crate) fn to_store(&self) -> Vec<(String, Outgoing)> {
         let ours =
             self.offer().into_iter().filter(|one| !matches!(one.offered.address.parse(), Ok(Address::Systemd(_))));
-        ours.filter_map(|one| Some((stored::name(&one.offered)?, one))).collect()
+        let named = |one: Outgoing| match stored::name(&one.offered) {
+            Some(name) => Some((name, one)),
+            None => {
+                let (label, address) = (one.offered.label(), &one.offered.address);
+                self.says_unstored.call_once(|| {
+                    say!(
+                        warn,
+                        "the listener `{label}` at {address} is not stored: with its address its name is too long for a store \
+                         of descriptors; a process that dies leaves it to nobody"
+                    );
+                });
+                None
+            }
+        };
+        ours.filter_map(named).collect()
     }
 
     /// By which names something of the process before lies in that store.

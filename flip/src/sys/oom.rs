@@ -30,7 +30,7 @@ impl First {
         let mut before = [0; 8];
         let length = score.read_at(&mut before, 0)?;
         let first = First { score, before: before[..length].trim_ascii().to_vec() };
-        let _without = Without::resources();
+        let _without = Without::capability(RESOURCES);
         first.score.write_all_at(FIRST, 0)?;
         Ok(first)
     }
@@ -62,19 +62,20 @@ struct Sets {
 /// `_LINUX_CAPABILITY_VERSION_3`: two of each.
 const VERSION: u32 = 0x2008_0522;
 /// CAP_SYS_RESOURCE, capabilities(7).
-const RESOURCES: u32 = 1 << 24;
+const RESOURCES: u8 = 24;
 
 /// A capability is not in effect until this is dropped.
-struct Without([Sets; 2]);
+pub(crate) struct Without([Sets; 2]);
 
 impl Without {
-    /// Nothing where this thread has it not in effect.
-    fn resources() -> Option<Without> {
+    /// For this thread, by its number below 32. Nothing where it is not in effect.
+    pub(crate) fn capability(number: u8) -> Option<Without> {
+        let bit = 1 << number;
         let mut sets = [Sets::default(); 2];
         call(libc::SYS_capget, &mut sets).ok()?;
         let before = Without(sets);
-        (sets[0].effective & RESOURCES != 0).then_some(())?;
-        sets[0].effective &= !RESOURCES;
+        (sets[0].effective & bit != 0).then_some(())?;
+        sets[0].effective &= !bit;
         call(libc::SYS_capset, &mut sets).ok()?;
         Some(before)
     }

@@ -15,6 +15,7 @@ use super::blocking;
 use super::*;
 use crate::phase::Phase;
 use crate::shared::Shared;
+use crate::sys::oom::Without;
 
 /// One process.
 struct Side {
@@ -147,6 +148,16 @@ fn inode(socket: impl AsFd) -> u64 {
 }
 
 const ANY: &str = "127.0.0.1:0";
+
+#[test]
+fn port_that_takes_a_capability_is_explained() {
+    // CAP_NET_BIND_SERVICE; who is not root has none.
+    let without = Without::capability(10);
+    let why = error(cold().try_get::<blocking::TcpListener, _>("http", "127.0.0.1:1", ListenOptions::new()));
+    drop(without);
+    let wanted = "listener `http` at 127.0.0.1:1: to bind a port below 1024 takes CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit";
+    assert!(why.starts_with(wanted), "{why}");
+}
 
 #[test]
 fn a_listener_is_inherited_by_name_and_address() {

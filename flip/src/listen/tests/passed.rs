@@ -128,6 +128,19 @@ fn what_lies_in_a_store_goes_on_or_makes_room_for_another_address() {
 }
 
 #[test]
+fn name_that_no_store_takes_is_left_out() {
+    let side = cold();
+    let (short, long) = ("a".repeat(10), "b".repeat(250));
+    let _short: blocking::TcpListener = ask(&side, &short, "127.0.0.1:0").unwrap();
+    let _long: blocking::TcpListener = ask(&side, &long, "127.0.0.1:0").unwrap();
+    for _ in 0..2 {
+        let kept = side.listeners.to_store();
+        assert!(kept.len() == 1 && kept[0].0.contains(&short));
+    }
+    assert!(side.listeners.says_unstored.is_completed());
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let why = refused::<blocking::TcpListener>(&with(vec![("web", udp.into())]), "systemd:web");
