@@ -322,14 +322,20 @@ impl Keeper {
             if status == 0 || stops || !self.ready {
                 return Some(status);
             }
-            let pause = if since.elapsed() > LASTED { FIRST_PAUSE } else { pause };
+            let (pause, next) = pauses(pause, since.elapsed());
             say!(
                 error,
                 "the service (pid {pid}) has died with status {status}; it is started again in {pause:?}, with its listeners"
             );
-            self.service = Service::Died { status, at: Instant::now() + pause, pause: (pause * 2).min(LONGEST_PAUSE) };
+            self.service = Service::Died { status, at: Instant::now() + pause, pause: next };
         }
     }
+}
+
+/// How long it is until a service that has lasted so long is started again, and until the next one is that dies.
+fn pauses(pause: Duration, lasted: Duration) -> (Duration, Duration) {
+    let pause = if lasted > LASTED { FIRST_PAUSE } else { pause };
+    (pause, (pause * 2).min(LONGEST_PAUSE))
 }
 
 /// Whether it is a child of this process, and not anybody who says so.
@@ -373,5 +379,19 @@ mod tests {
         ] {
             assert!(!waits_for_its_child(name.as_bytes(), arguments.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_begin_again() {
+        let mut pause = FIRST_PAUSE;
+        let grown = std::iter::repeat_with(|| {
+            let (now, next) = pauses(pause, LASTED);
+            pause = next;
+            now.as_millis()
+        });
+        let grown: Vec<_> = grown.take(9).collect();
+        assert_eq!(grown, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        let second = Duration::from_secs(1);
+        assert_eq!(pauses(pause, LASTED + second), (FIRST_PAUSE, FIRST_PAUSE * 2));
     }
 }

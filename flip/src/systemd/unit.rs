@@ -82,6 +82,10 @@ fn read(name: &str, paths: &[PathBuf]) -> BTreeMap<String, String> {
     if let Some(text) = unit.into_iter().find_map(|path| std::fs::read_to_string(path).ok()) {
         parse(&text, &mut settings);
     }
+    // Those for all whose names begin so, and for every service, systemd.unit(5).
+    let stem = name.trim_end_matches(".service");
+    names.extend(stem.rmatch_indices('-').map(|(at, _)| format!("{}.service", &stem[..=at])));
+    names.push("service".to_owned());
     // By the name of the file, wherever it lies; where two have one name the first directory counts.
     let mut dropins: BTreeMap<_, PathBuf> = BTreeMap::new();
     for path in paths.iter().flat_map(|path| names.iter().map(move |name| path.join(format!("{name}.d")))) {
@@ -98,7 +102,7 @@ fn read(name: &str, paths: &[PathBuf]) -> BTreeMap<String, String> {
 }
 
 fn parse(text: &str, settings: &mut BTreeMap<String, String>) {
-    let mut section = "";
+    let (text, mut section) = (text.replace("\\\n", " "), "");
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
         if line.starts_with('[') {
             section = line;
@@ -114,6 +118,14 @@ fn lint(name: &str, settings: &BTreeMap<String, String>, wants: Wants) -> Vec<St
     let value = |key: &str| settings.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let mut advice = vec![];
     let mut say = |text: String| advice.push(format!("{name}: {text}"));
+    if value("Type") == Some("notify") && value("ExecReload").is_none() {
+        say("`systemctl reload` has nothing to run; write Type=notify-reload, or before systemd 253 ExecReload=/bin/kill -HUP $MAINPID"
+            .to_owned());
+    }
+    if matches!(value("Restart"), None | Some("no")) {
+        say("a service that dies while nobody can take over from it is not started again; write Restart=on-failure"
+            .to_owned());
+    }
     match value("KillMode") {
         Some("mixed") => {}
         Some(mode @ ("process" | "none")) => say(format!(
@@ -223,10 +235,14 @@ mod tests {
         write(second.join("a@.service.d/10.conf"), "[Service]\nKillMode=\n");
         write(first.join("a@b.service.d/20.conf"), "[Service]\nKillMode=mixed\n");
         write(first.join("a@b.service.d/readme"), "[Service]\nKillMode=no\n");
+        write(second.join("service.d/00.conf"), "[Service]\nOOMPolicy=\\\ncontinue\nType=of-all\n");
         let settings = read("a@b.service", &[first.clone(), second.clone()]);
-        let expected = [("KillMode", "mixed"), ("Type", "notify")].map(|(key, value)| (key.into(), value.into()));
+        let expected = [("KillMode", "mixed"), ("OOMPolicy", "continue"), ("Type", "of-all")]
+            .map(|(key, value)| (key.into(), value.into()));
         assert_eq!(settings, BTreeMap::from(expected));
-        assert!(read("c.service", &[first, second]).is_empty());
+        write(first.join("c-d-.service.d/10.conf"), "[Service]\nType=notify\n");
+        assert_eq!(read("c-d-e.service", &[first.clone(), second.clone()])["Type"], "notify");
+        assert_eq!(read("c-e.service", &[first, second])["Type"], "of-all");
     }
 
     #[test]
@@ -236,11 +252,13 @@ mod tests {
             parse(&format!("[Service]\n{text}"), &mut settings);
             lint("a.service", &settings, Wants { stores, ready_timeout: Duration::from_secs(60) })
         };
-        let good = "Type=notify-reload\nKillMode=mixed\nOOMPolicy=continue\n";
+        let good = "Type=notify-reload\nRestart=always\nKillMode=mixed\nOOMPolicy=continue\n";
         assert_eq!(lint(good, false), Vec::<String>::new());
         assert_eq!(lint(&format!("{good}TimeoutStartSec=1min\nTimeoutSec=5\n"), false), Vec::<String>::new());
         assert_eq!(lint(&format!("{good}FileDescriptorStoreMax=3\n"), true), Vec::<String>::new());
         for (line, wanted) in [
+            ("Type=notify", "write Type=notify-reload, or before systemd 253 ExecReload="),
+            ("Restart=no", "write Restart=on-failure"),
             ("KillMode=", "write KillMode=mixed"),
             ("KillMode=process", "write KillMode=mixed"),
             ("OOMPolicy=stop", "write OOMPolicy=continue"),
