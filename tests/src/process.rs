@@ -34,6 +34,12 @@ impl Process {
         Process { pid, pidfd }
     }
 
+    /// The number that no other process ever has; none where every handle of one has the same, before Linux 6.9.
+    pub fn identity(&self) -> Option<u64> {
+        let inode = |process: &Process| nix::sys::stat::fstat(&process.pidfd).expect("it is open").st_ino;
+        Some(inode(self)).filter(|id| *id != inode(&Process::open(nix::unistd::getpid().as_raw())))
+    }
+
     pub fn signal(&self, signal: Signal) {
         use std::os::fd::AsRawFd;
         // SAFETY: takes integers, and no information about the signal.

@@ -142,7 +142,7 @@ fn executable_is_another_program() {
 
 #[test]
 fn executable_is_a_script_that_fails() {
-    installed(|path| script(path, "#!/bin/sh\nexit 7\n"), &["ended before it served, without a word"]);
+    installed(|path| script(path, "#!/bin/sh\nexit 7\n"), &["ended before it served, without a word: exit status 7"]);
 }
 
 #[test]

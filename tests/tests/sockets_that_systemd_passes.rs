@@ -90,9 +90,13 @@ fn they_go_on_through_handoffs_and_a_restart_loses_nobody() {
 #[test]
 fn what_nobody_asks_for_is_said_once() {
     let manager = Manager::new();
-    let service = manager.passing("tcp systemd:web", TWO).start();
+    let mut service = manager.passing("tcp systemd:web", TWO).start();
     let line = service.line("was passed to this process, and no listener asks for it");
     assert!(line.contains(&format!("`admin.socket` (Unix {})", manager.path().display())), "{line}");
+    for _ in 0..2 {
+        let old = service.upgrade().unwrap();
+        assert_eq!(service.exit(&old), Exit::Status(0));
+    }
     let log = service.stop();
     assert_eq!(log.count("was passed to this process"), 1);
 }

@@ -34,7 +34,12 @@ fn each_word_comes_from_the_process_that_serves() {
     let old = service.upgrade().unwrap();
     let second = service.owner().pid;
     supervisor.hears_from(first, &["RELOADING=1", "MONOTONIC_USEC="]);
-    supervisor.hears_from(first, &[&format!("MAINPID={second}"), "READY=1", "STATUS=generation 2 serves; "]);
+    let id = service.owner().identity().map(|id| format!("MAINPIDFDID={id}"));
+    let text = supervisor.hears_from(first, &[&format!("MAINPID={second}"), "READY=1", "STATUS=generation 2 serves; "]);
+    match id {
+        Some(id) => assert!(text.lines().any(|line| line == id), "{id} in {text}"),
+        None => flip_tests::say_skipped("this kernel has no number of a process that lasts"),
+    }
     let barrier = supervisor.hears_from(first, &[]);
     assert_eq!(barrier, "BARRIER=1");
     assert_eq!(service.exit(&old), Exit::Status(0));
@@ -64,7 +69,7 @@ fn every_reload_that_fails_is_over() {
         assert!(text.contains(why), "{text}");
     };
     for (how, why) in
-        [("panic", "panics on purpose"), ("abort", "without a word"), ("hang", "was not ready within 700ms")]
+        [("panic", "panics on purpose"), ("abort", "without a word: SIGABRT"), ("hang", "was not ready within 700ms")]
     {
         service.at_start(how);
         fails(&mut service, why);
@@ -151,6 +156,19 @@ fn socket_that_leads_nowhere_is_one_warning() {
         // By each of the two.
         assert_eq!(log.count("systemd does not hear this service"), 2, "{name}: {}", log.text());
     }
+}
+
+#[test]
+fn store_without_room_for_all_is_one_warning() {
+    let supervisor = Supervisor::new("small");
+    let start = Start::new(env!("CARGO_BIN_EXE_sockets")).env("NOTIFY_SOCKET", &supervisor.name).env("FDSTORE", "1");
+    put(start.dir(), &format!("tcp 127.0.0.1:0\nunix unix:{}", start.dir().join("a.sock").display()));
+    let service = start.start();
+    service.line(
+        "the store of descriptors has room for 1, and there are 2 descriptors to keep: write FileDescriptorStoreMax=2",
+    );
+    let log = service.stop();
+    assert_eq!(log.count("the store of descriptors has room"), 1, "{}", log.text());
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn failed_upgrade_is_reported_and_the_unit_goes_on(release: Release) {
     let pid = unit.main_pid();
     let load = Load::start(unit.address(), 1, 1);
     for (how, why) in [
-        ("exit", "without a word"),
+        ("exit", "without a word: exit status 3"),
         ("panic", "panics on purpose"),
         ("error", "fails on purpose"),
         ("hang", "ready_timeout"),
@@ -362,7 +362,8 @@ fn death_of_the_new_process_is_noticed_while_the_old_one_drains(release: Release
     let new = unit.main_pid();
     assert_ne!(old, new);
     let systemd = Systemd::get(release, "", env!("CARGO_TARGET_TMPDIR")).expect("it is up");
-    let script = format!("kill -0 {old} && date +%s.%N && kill -KILL {new}");
+    // A second later, when the new process has nothing of the handoff left to do.
+    let script = format!("sleep 1 && kill -0 {old} && date +%s.%N && kill -KILL {new}");
     let killed: f64 = systemd.says(&["sh", "-c", &script]).parse().expect("a time");
     unit.until("NRestarts", |count| count == "1");
     until_serves(&unit, 1);
@@ -378,7 +379,7 @@ fn watchdog_is_content_through_long_freezes_and_ends_a_hang(release: Release) {
     let lines = &["WatchdogSec=1s", "Environment=FLIP_FREEZE_TIMEOUT=20s", "TimeoutStartSec=1500ms"];
     let Some(unit) = unit(release, "", lines) else { return };
     unit.write("freeze", "2000");
-    for generation in 2..2 + often(1, 20) {
+    for generation in 2..2 + often(2, 20) {
         let began = Instant::now();
         unit.reload(RELOAD);
         until_serves(&unit, generation);
@@ -390,6 +391,35 @@ fn watchdog_is_content_through_long_freezes_and_ends_a_hang(release: Release) {
     client.ask("/hang").expect("it is open");
     unit.until("Result", |result| result == "watchdog");
     unit.until("ActiveState", |state| state == "failed");
+}
+
+/// systemd is told how long it may take, and waits.
+fn starts_and_drains_outlast_the_limits_of_the_unit(release: Release) {
+    // What is told is forgotten where systemd reads its units again, as it does for other tests.
+    let Some(systemd) = Systemd::get(release, "-limits", env!("CARGO_TARGET_TMPDIR")) else { return };
+    let unit = Unit::new(
+        systemd,
+        SUPERVISED,
+        &["TimeoutStartSec=1s", "TimeoutStopSec=1s", "Environment=FLIP_DRAIN_TIMEOUT=30s"],
+    );
+    let mut gate = unit.gate("start");
+    unit.does(&["start", "--no-block"]);
+    unit.until_log("is at the gate start");
+    std::thread::sleep(Duration::from_secs(2));
+    unit.shows("ActiveState", "activating");
+    gate.open();
+    until_serves(&unit, 1);
+    is_well(&unit, 1);
+    let mut held = unit.client();
+    held.ask("/hold").expect("it is open");
+    unit.does(&["stop", "--no-block"]);
+    unit.until("StatusText", |status| status.starts_with("generation 1 stops; 1 connection"));
+    std::thread::sleep(Duration::from_secs(2));
+    unit.shows("ActiveState", "deactivating");
+    drop(held);
+    unit.until("ActiveState", |state| state == "inactive");
+    unit.shows("Result", "success");
+    assert!(!unit.journal().contains("timed out"), "{}", unit.journal());
 }
 
 /// As `examples/deploy` has it, but for what names the program.
@@ -736,7 +766,8 @@ fn unit_is_told_what_will_bite(release: Release) {
         "write OOMPolicy=continue",
         "write NotifyAccess=main",
         "PIDFile=/run/a.pid",
-        "TimeoutStartSec=20s is shorter than ready_timeout",
+        "TimeoutStartSec=20s is shorter than ready_timeout (30s)",
+        "TimeoutStopSec=20s is shorter than drain_timeout (30s)",
     ];
     for line in told {
         unit.until_log(&format!("{}: ", unit.name()));
@@ -785,6 +816,7 @@ under!(V252 v252, V254 v254, V257 v257, V262 v262: [
     socket_unit_is_used_and_left_to_systemd,
     listeners_lie_in_the_store_while_nobody_serves,
     state_lies_in_the_store_while_nobody_serves,
+    starts_and_drains_outlast_the_limits_of_the_unit,
     checkpoint_that_kills_is_set_aside_and_brought_back,
     socket_activate_is_the_same_by_hand,
     unit_is_told_what_will_bite,

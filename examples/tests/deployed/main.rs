@@ -43,6 +43,22 @@ fn whoami(address: SocketAddr) -> Result<(i32, u64), Lost> {
     Ok((i32::try_from(who["pid"].as_i64().unwrap()).unwrap(), who["generation"].as_u64().unwrap()))
 }
 
+/// What is named so, in seconds.
+fn seconds(text: &str, name: &str) -> u64 {
+    let (_, after) = text.split_once(name).unwrap_or_else(|| panic!("it has {name}"));
+    after.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty()).unwrap().parse().unwrap()
+}
+
+/// The pause before the stop, what drains after it, and the second in which the rest is cut.
+#[test]
+fn pod_has_the_time_to_drain() {
+    let deployment = include_str!("../../deploy/kubernetes.yaml");
+    let grace = seconds(deployment, "terminationGracePeriodSeconds: ");
+    let (pause, drains) =
+        (seconds(deployment, "sleep: { seconds: "), seconds(deployment, "FLIP_DRAIN_TIMEOUT, value: "));
+    assert!(grace > pause + drains + 1, "{grace} s for {pause} s and {drains} s");
+}
+
 fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

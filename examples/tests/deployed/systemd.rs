@@ -60,6 +60,11 @@ fn service(systemd: &'static Systemd) {
     unit.does(&["reload"]);
     until_serves(&unit, 2);
     is_served_by(2);
+    // journald knows each line by the process that wrote it.
+    systemd.says(&["journalctl", "--sync"]);
+    let of_the_new =
+        systemd.says(&["journalctl", "-u", unit.name(), &format!("_PID={}", unit.main_pid()), "-o", "cat"]);
+    assert!(of_the_new.contains("generation 2 ") && !of_the_new.contains("generation 1 (pid"), "{of_the_new}");
     assert_eq!(hit(address), 3);
     unit.shows("NRestarts", "0");
     unit.does(&["restart"]);

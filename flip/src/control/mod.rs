@@ -239,7 +239,11 @@ pub(crate) fn start(control: Control) -> std::io::Result<()> {
         if let Some(systemd) = &mut systemd {
             systemd.starting(settings.ready_timeout);
         }
-        let wants = systemd::Wants { stores: settings.checkpoint.is_some(), ready_timeout: settings.ready_timeout };
+        let wants = systemd::Wants {
+            stores: settings.checkpoint.is_some(),
+            ready_timeout: settings.ready_timeout,
+            drain_timeout: settings.drain_timeout,
+        };
         for advice in systemd::advice(|name| std::env::var_os(name), std::process::id(), wants) {
             say!(warn, "{advice}");
         }

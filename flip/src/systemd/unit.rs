@@ -38,6 +38,7 @@ pub(crate) struct Wants {
     /// Its state is to be stored.
     pub(crate) stores: bool,
     pub(crate) ready_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
 }
 
 /// One sentence each, with the line to write.
@@ -147,16 +148,22 @@ fn lint(name: &str, settings: &BTreeMap<String, String>, wants: Wants) -> Vec<St
         say("the state is to be stored, and nothing is kept of a service that dies; write FileDescriptorStoreMax=16"
             .to_owned());
     }
-    // TimeoutSec= is both that and TimeoutStopSec=.
-    let limit = ["TimeoutStartSec", "TimeoutSec"].iter().find_map(|key| Some((key, value(key)?)));
-    if let Some((key, text)) = limit
-        && let Some(time) = time_span(text).filter(|time| *time < wants.ready_timeout)
-    {
-        let (short, long) = (time.as_secs_f64(), wants.ready_timeout.as_secs_f64());
-        say(format!(
-            "{key}={text} is shorter than ready_timeout, and systemd is told to wait for that: a start that hangs ends after \
-             {long} s and not after {short}; write TimeoutStartSec={long}s, or #[flip::main(ready_timeout = …)]"
-        ));
+    // TimeoutSec= is both.
+    for (key, name, time) in [
+        ("TimeoutStartSec", "ready_timeout", wants.ready_timeout),
+        ("TimeoutStopSec", "drain_timeout", wants.drain_timeout),
+    ] {
+        let limit = [key, "TimeoutSec"].into_iter().find_map(|key| Some((key, value(key)?)));
+        if let Some((said, text)) = limit
+            && time_span(text).is_some_and(|limit| limit < time)
+        {
+            let time = time.as_secs_f64();
+            say(format!(
+                "{said}={text} is shorter than {name} ({time}s): systemd is told to wait, and forgets it in a daemon-reload; write \
+                 {key}={}s",
+                time + 5.0
+            ));
+        }
     }
     if let (Some(file), Some(kind @ ("notify" | "notify-reload"))) = (value("PIDFile"), value("Type")) {
         say(format!(
@@ -248,13 +255,18 @@ mod tests {
     #[test]
     fn each_is_told_with_the_line_to_write() {
         let lint = |text: &str, stores| {
+            let (ready_timeout, drain_timeout) = (Duration::from_secs(60), Duration::from_secs(30));
+            let wants = Wants { stores, ready_timeout, drain_timeout };
             let mut settings = BTreeMap::new();
             parse(&format!("[Service]\n{text}"), &mut settings);
-            lint("a.service", &settings, Wants { stores, ready_timeout: Duration::from_secs(60) })
+            lint("a.service", &settings, wants)
         };
         let good = "Type=notify-reload\nRestart=always\nKillMode=mixed\nOOMPolicy=continue\n";
         assert_eq!(lint(good, false), Vec::<String>::new());
-        assert_eq!(lint(&format!("{good}TimeoutStartSec=1min\nTimeoutSec=5\n"), false), Vec::<String>::new());
+        assert_eq!(
+            lint(&format!("{good}TimeoutStartSec=1min\nTimeoutStopSec=30\nTimeoutSec=5\n"), false),
+            Vec::<String>::new()
+        );
         assert_eq!(lint(&format!("{good}FileDescriptorStoreMax=3\n"), true), Vec::<String>::new());
         for (line, wanted) in [
             ("Type=notify", "write Type=notify-reload, or before systemd 253 ExecReload="),
@@ -264,8 +276,12 @@ mod tests {
             ("OOMPolicy=stop", "write OOMPolicy=continue"),
             ("NotifyAccess=all", "write NotifyAccess=main"),
             ("PIDFile=/run/a.pid", "remove the line"),
-            ("TimeoutStartSec=59s 999ms", "write TimeoutStartSec=60s"),
-            ("TimeoutSec=5", "write TimeoutStartSec=60s"),
+            ("TimeoutStartSec=59s 999ms", "write TimeoutStartSec=65s"),
+            (
+                "TimeoutStopSec=29",
+                "drain_timeout (30s): systemd is told to wait, and forgets it in a daemon-reload; write TimeoutStopSec=35s",
+            ),
+            ("TimeoutSec=40", "TimeoutSec=40 is shorter than ready_timeout"),
             ("FileDescriptorStoreMax=0", "write FileDescriptorStoreMax=16"),
         ] {
             let said = lint(&format!("{good}{line}\n"), line.starts_with("File"));
