@@ -78,6 +78,17 @@ pub fn start() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         "hang" => loop {
             std::thread::park();
         },
+        "hold" => {
+            std::mem::forget(std::hint::black_box(vec![1_u8; 150 << 20]));
+            Ok(())
+        }
+        "eat" => {
+            let mut eaten = vec![];
+            while eaten.len() < 1000 {
+                eaten.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+            }
+            panic!("a gigabyte was there");
+        }
         other => panic!("nobody knows how to {other:?}"),
     }
 }
