@@ -71,7 +71,7 @@ fn name(cgroup: &str) -> Option<&str> {
     paths.filter_map(|path| path.rsplit('/').find(|part| part.ends_with(".service"))).next_back()
 }
 
-/// What is set under `[Service]`, by the last that sets it.
+/// What is set under `[Service]`, by the last that sets it; nothing where the unit itself cannot be read.
 fn read(name: &str, paths: &[PathBuf]) -> BTreeMap<String, String> {
     let mut names = vec![name.to_owned()];
     // foo@bar.service is made from foo@.service.
@@ -80,9 +80,9 @@ fn read(name: &str, paths: &[PathBuf]) -> BTreeMap<String, String> {
     }
     let mut settings = BTreeMap::new();
     let unit = names.iter().flat_map(|name| paths.iter().map(move |path| path.join(name)));
-    if let Some(text) = unit.into_iter().find_map(|path| std::fs::read_to_string(path).ok()) {
-        parse(&text, &mut settings);
-    }
+    // Where it is not to be seen (ProtectHome=, PrivateTmp=), what its drop-ins say is not all there is.
+    let Some(text) = unit.into_iter().find_map(|path| std::fs::read_to_string(path).ok()) else { return settings };
+    parse(&text, &mut settings);
     // Those for all whose names begin so, and for every service, systemd.unit(5).
     let stem = name.trim_end_matches(".service");
     names.extend(stem.rmatch_indices('-').map(|(at, _)| format!("{}.service", &stem[..=at])));
@@ -248,6 +248,8 @@ mod tests {
             .map(|(key, value)| (key.into(), value.into()));
         assert_eq!(settings, BTreeMap::from(expected));
         write(first.join("c-d-.service.d/10.conf"), "[Service]\nType=notify\n");
+        assert!(read("c-d-e.service", &[first.clone(), second.clone()]).is_empty());
+        ["c-d-e.service", "c-e.service"].iter().for_each(|name| write(second.join(name), "[Service]\n"));
         assert_eq!(read("c-d-e.service", &[first.clone(), second.clone()])["Type"], "notify");
         assert_eq!(read("c-e.service", &[first, second])["Type"], "of-all");
     }
