@@ -2,6 +2,7 @@
 //! the libraries of this machine.
 
 use std::fs::{self, File, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -33,12 +34,12 @@ fn runc(words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The program at its place, and what it is linked with at theirs.
-fn fill(root: &Path, program: &str) {
-    let linked = Command::new("ldd").arg(COUNTER).output().unwrap();
+/// These programs at their places, and what they are linked with at theirs.
+fn fill(root: &Path, programs: &[(&str, &str)]) {
+    let linked = Command::new("ldd").args(programs.iter().map(|program| program.0)).output().unwrap();
     let linked = String::from_utf8(linked.stdout).unwrap();
-    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
-    for (from, to) in libraries.map(|path| (path, path)).chain([(COUNTER, program)]) {
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    for (from, to) in libraries.map(|path| (path, path)).chain(programs.iter().copied()) {
         let to = root.join(to.trim_start_matches('/'));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(from, &to).unwrap();
@@ -49,10 +50,17 @@ fn fill(root: &Path, program: &str) {
 }
 
 impl Container {
-    /// `None` where this machine has none, which is said.
-    fn start() -> Option<Container> {
+    /// Under a small pid 1, where one is given, by where it is here and in the container. `None` where this machine lacks something,
+    /// which is said.
+    fn start(init: Option<(&str, &str)>) -> Option<Container> {
         if !Uid::effective().is_root() || Command::new("runc").arg("--version").output().is_err() {
             flip_tests::skip("a container takes root and runc");
+            return None;
+        }
+        if let Some((path, _)) = init
+            && !Path::new(path).exists()
+        {
+            flip_tests::skip(&format!("{path} is not on this machine"));
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -62,9 +70,13 @@ impl Container {
         let path = dir.path().join("config.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let mut command: Vec<String> = serde_json::from_str(says("ENTRYPOINT ")).unwrap();
-        fill(&dir.path().join("rootfs"), &command[0]);
+        let programs: Vec<_> = init.into_iter().chain([(COUNTER, &*command[0])]).collect();
+        fill(&dir.path().join("rootfs"), &programs);
         assert_eq!(says("USER "), "nobody");
         *command.last_mut().unwrap() = "127.0.0.1:0".to_owned();
+        if let Some((_, at)) = init {
+            command.splice(0..0, [at.to_owned(), "--".to_owned()]);
+        }
         let process = &mut config["process"];
         process["terminal"] = json!(false);
         process["args"] = json!(command);
@@ -84,9 +96,20 @@ impl Container {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Its processes, by the numbers that they have outside.
-    fn processes(&self) -> Vec<i32> {
-        serde_json::from_str(&runc(&["ps", "--format", "json", &self.name])).unwrap()
+    /// The process that serves, and the others, by the numbers that they have outside.
+    fn processes(&self, address: SocketAddr) -> (i32, Vec<i32>) {
+        let serves = whoami(address).unwrap().0.to_string();
+        let mut all: Vec<i32> = serde_json::from_str(&runc(&["ps", "--format", "json", &self.name])).unwrap();
+        all.sort_unstable();
+        // Each has a number in each of its namespaces, proc(5).
+        let is_it = |pid: &i32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status
+                .lines()
+                .any(|line| line.starts_with("NSpid:") && line.split_whitespace().next_back() == Some(&serves))
+        };
+        let (it, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_it);
+        (it[0], others)
     }
 }
 
@@ -100,12 +123,13 @@ impl Drop for Container {
     }
 }
 
-#[test]
-fn container_lives_through_upgrades_and_crashes() {
-    let Some(mut container) = Container::start() else { return };
+fn lives_through_upgrades_and_crashes(init: Option<(&str, &str)>) {
+    let Some(mut container) = Container::start(init) else { return };
     let address = until("it serves", || served_at(&container.log()).filter(|address| whoami(*address).is_ok()));
+    let (_, stay) = container.processes(address);
     let state: Value = serde_json::from_str(&runc(&["state", &container.name])).unwrap();
-    let first = i32::try_from(state["pid"].as_i64().unwrap()).unwrap();
+    assert!(stay.contains(&i32::try_from(state["pid"].as_i64().unwrap()).unwrap()), "pid 1 is none that serves");
+    assert_eq!(stay.len(), 1 + init.iter().len(), "the launcher, and what it is under");
     assert_eq!((hit(address), hit(address)), (1, 2));
     let mut kept = Http::open(address).unwrap();
     for generation in 2..4 {
@@ -114,19 +138,34 @@ fn container_lives_through_upgrades_and_crashes() {
         assert_eq!(kept.exchange("POST", "/hit").unwrap().body.trim(), (generation + 1).to_string());
     }
     drop(kept);
-    let served = until("the old one has ended", || {
-        let others: Vec<_> = container.processes().into_iter().filter(|pid| *pid != first).collect();
-        (others.len() == 1).then(|| others[0])
-    });
-    kill(Pid::from_raw(served), Signal::SIGKILL).unwrap();
+    until("the old one has ended", || (container.processes(address).1 == stay).then_some(()));
+    kill(Pid::from_raw(container.processes(address).0), Signal::SIGKILL).unwrap();
     // Who comes now waits for the next one.
     let count = hit(address);
     assert!((4..=5).contains(&count), "it goes on from a checkpoint: {count}");
     assert_eq!(whoami(address).unwrap().1, 1);
-    assert_eq!(container.processes().len(), 2);
-    assert!(container.processes().contains(&first), "pid 1 stays");
+    assert_eq!(container.processes(address).1, stay);
     runc(&["kill", &container.name, says("STOPSIGNAL ")]);
     let status = container.child.wait().unwrap();
     assert!(status.success(), "{status:?}");
     assert!(matches!(whoami(address), Err(Lost(Loss::Refused, _))));
+}
+
+#[test]
+fn container_lives_through_upgrades_and_crashes() {
+    lives_through_upgrades_and_crashes(None);
+}
+
+#[test]
+fn so_does_one_with_a_small_pid_one() {
+    // What `docker run --init` and `podman run --init` put there, under the names that they have for it, and what images bring along.
+    let inits = [
+        ("/usr/bin/tini-static", "/sbin/docker-init"),
+        ("/usr/bin/catatonit", "/run/podman-init"),
+        ("/usr/bin/tini", "/usr/bin/tini"),
+        ("/usr/bin/dumb-init", "/usr/bin/dumb-init"),
+    ];
+    for init in inits {
+        lives_through_upgrades_and_crashes(Some(init));
+    }
 }

@@ -1,12 +1,13 @@
-//! Under the supervisors that know nothing of an upgrade: runit, s6 and supervisord.
+//! Under the supervisors that know nothing of an upgrade: runit, daemontools, s6 and supervisord.
 
 use std::fs::{self, File, Permissions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::{io, iter};
 
 use flip_tests::client::{Http, Load, Loss, Lost, Shared};
 use nix::sys::signal::{Signal, kill};
@@ -30,7 +31,7 @@ struct Kind {
     quit: &'static [&'static str],
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     Kind {
         name: "runit",
         file: ("run", include_str!("../../deploy/runit/run")),
@@ -61,6 +62,17 @@ const KINDS: [Kind; 3] = [
         stop: &["supervisorctl", "-c", "{}/supervisord.conf", "stop", "counter"],
         quit: &["supervisorctl", "-c", "{}/supervisord.conf", "shutdown"],
     },
+    Kind {
+        name: "daemontools",
+        // It has the same directory, and another `setuidgid`.
+        file: ("run", include_str!("../../deploy/runit/run")),
+        start: &["supervise", "{}"],
+        pid: &["sh", "-c", "svstat {} | sed -n 's/.* up (pid \\([0-9]*\\)).*/\\1/p'"],
+        upgrade: &["svc", "-h", "{}"],
+        restart: &["svc", "-t", "{}"],
+        stop: &["svc", "-d", "{}"],
+        quit: &["svc", "-x", "-d", "{}"],
+    },
 ];
 
 /// What has the rest of supervisord's own configuration.
@@ -76,9 +88,10 @@ struct Supervised {
     child: Child,
 }
 
-fn lives(pid: i32) -> bool {
-    // One that has ended and is not reaped yet has no program.
-    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+/// Who runs this program; one that has ended and is not reaped yet runs none.
+fn running(program: &Path) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|runs| runs == program)).collect()
 }
 
 impl Supervised {
@@ -103,16 +116,24 @@ impl Supervised {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.path().join("supervisord.conf"), SUPERVISORD.replace("{}", &at)).unwrap();
-        let output = File::create(&log).unwrap();
-        let mut command = words(kind.start, dir.path());
-        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        match command.process_group(0).spawn() {
+        match spawn(kind, dir.path()) {
             Ok(child) => Some(Supervised { kind, dir, child }),
             Err(error) => {
                 flip_tests::skip(&format!("{} is not on this machine: {error}", kind.name));
                 None
             }
         }
+    }
+
+    fn program(&self) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join("counter")
+    }
+
+    /// From the next start on.
+    fn listens_at(&self, address: SocketAddr) {
+        let path = self.dir.path().join(self.kind.file.0);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("127.0.0.1:0", &address.to_string())).unwrap();
     }
 
     fn log(&self) -> String {
@@ -145,15 +166,21 @@ impl Drop for Supervised {
         if thread::panicking() {
             eprintln!("{}:\n{}", self.kind.name, self.log());
         }
-        // A launcher that is killed ends its service; the supervisor does not start another one that it is dead before.
-        let pid = words(self.kind.pid, self.dir.path()).output().ok();
-        let pid = pid.and_then(|said| String::from_utf8(said.stdout).ok()?.trim().parse().ok());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(pid) = pid.filter(|pid| *pid > 1) {
+        // A launcher may be about to start one.
+        let program = self.program();
+        let left = iter::from_fn(|| Some(running(&program)).filter(|left| !left.is_empty()));
+        for pid in left.take(1000).flatten() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+}
+
+fn spawn(kind: &Kind, dir: &Path) -> io::Result<Child> {
+    let output = File::options().create(true).append(true).open(dir.join("log"))?;
+    let mut command = words(kind.start, dir);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).spawn()
 }
 
 fn words(words: &[&str], dir: &Path) -> Command {
@@ -216,19 +243,36 @@ fn goes_on(kind: &'static Kind) {
     assert_eq!(service.pid(), launcher);
 
     // The launcher dies: nothing is left of its service, and the supervisor starts anew.
-    let (orphan, _) = whoami(address).unwrap();
+    let before = running(&service.program());
     kill(Pid::from_raw(launcher), Signal::SIGKILL).unwrap();
-    until("the service of a dead launcher has ended", || (!lives(orphan)).then_some(()));
-    let (_, again) = service.serves(&[orphan]);
+    until("the service of a dead launcher has ended", || {
+        let now = running(&service.program());
+        (!before.iter().any(|pid| now.contains(pid))).then_some(())
+    });
+    let (_, again) = service.serves(&before);
     let second =
         until("the supervisor has started another", || Some(service.pid()).filter(|pid| ![0, launcher].contains(pid)));
 
     service.says(kind.restart);
     let (address, last) = service.serves(&[again]);
-    let third = service.pid();
-    assert!(![launcher, second].contains(&third));
+    let third =
+        until("the supervisor knows it", || Some(service.pid()).filter(|pid| ![0, launcher, second].contains(pid)));
+
+    // The supervisor dies: its service goes on, and stands in the way of the next supervisor's until somebody stops it.
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    service.listens_at(address);
+    service.child = spawn(kind, service.dir.path()).unwrap();
+    until("the next one's service finds the address in use", || {
+        service.log().contains("the address is in use").then_some(())
+    });
+    assert_eq!(whoami(address).unwrap().0, last);
+    kill(Pid::from_raw(third), Signal::SIGTERM).unwrap();
+    let (now, _) = service.serves(&[last]);
+    assert_eq!(now, address);
+
     service.says(kind.stop);
-    until("all have ended", || (![third, last].into_iter().any(lives)).then_some(()));
+    until("all have ended", || running(&service.program()).is_empty().then_some(()));
     assert!(matches!(whoami(address), Err(Lost(Loss::Refused, _))), "a stop is one");
     service.says(kind.quit);
     until("the supervisor ends", || service.child.try_wait().unwrap());
@@ -247,4 +291,9 @@ fn s6() {
 #[test]
 fn supervisord() {
     goes_on(&KINDS[2]);
+}
+
+#[test]
+fn daemontools() {
+    goes_on(&KINDS[3]);
 }
