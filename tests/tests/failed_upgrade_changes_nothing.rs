@@ -68,12 +68,12 @@ fn new_process_returns_an_error() {
 
 #[test]
 fn new_process_exits() {
-    starting("exit", &["ended before it served"]);
+    starting("exit", &["ended before it served, without a word: exit status 3"]);
 }
 
 #[test]
 fn new_process_aborts() {
-    starting("abort", &["ended before it served"]);
+    starting("abort", &["ended before it served, without a word: SIGABRT"]);
 }
 
 #[test]
@@ -104,7 +104,8 @@ fn new_process_is_killed() {
     service.line(&format!("pid {} is at the gate start", new.pid));
     new.signal(Signal::SIGKILL);
     let report = service.upgraded(mark).unwrap_err();
-    assert_goes_on(&service, &report, &[&format!("the new process (pid {}) ended before it served", new.pid)]);
+    let because = format!("the new process (pid {}) ended before it served, without a word: SIGKILL", new.pid);
+    assert_goes_on(&service, &report, &[&because]);
     service.only(&[service.owner()]);
     gate.open();
     service.upgrade().unwrap();
@@ -158,7 +159,7 @@ fn executable_is_a_script_whose_child_stays() {
     service.install("service", text);
     let mut service = service;
     let report = service.upgrade().unwrap_err();
-    assert_goes_on(&service, &report, &["ended before it served, without a word"]);
+    assert_goes_on(&service, &report, &["ended before it served, without a word: exit status 7"]);
     assert_eq!(service.tell("add"), "1");
 }
 
