@@ -46,5 +46,12 @@ pub fn say_skipped(why: &str) {
     std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).expect("somebody reads it");
 }
 
+/// Whether the kernel is of this release, or a later one.
+pub fn is_linux(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel has it");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
 /// How long a test waits for what must come; far more than it can take, so that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
