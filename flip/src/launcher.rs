@@ -90,11 +90,16 @@ pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
 }
 
 /// Whether the service does not get what the kernel has sent here: that a terminal hangs up, where this process leads its session
-/// (credentials(7)), and the keys of one, where the service is in another process group.
+/// (credentials(7)); the keys of one and its size, where the service is in another process group; and whatever is no terminal's, such as
+/// a timer that outlived execve(2).
 fn is_for_this_alone(signal: Signal, service: Pid) -> bool {
-    let this = Pid::this();
-    (signal == Signal::SIGHUP && getsid(None) == Ok(this))
-        || getpgid(Some(service)).is_ok_and(|group| group != getpgrp())
+    match signal {
+        Signal::SIGHUP if getsid(None) == Ok(Pid::this()) => true,
+        Signal::SIGHUP | Signal::SIGCONT | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => {
+            getpgid(Some(service)).is_ok_and(|group| group != getpgrp())
+        }
+        _ => true,
+    }
 }
 
 /// Whether whoever started this process waits for it, and has no way to learn of another.

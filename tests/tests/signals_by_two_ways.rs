@@ -235,3 +235,17 @@ fn keys_reach_a_service_that_reads_nothing_from_the_terminal() {
     assert!(service.ends_within(PATIENCE), "{}", chain.log().text());
     chain.stopped();
 }
+
+#[test]
+fn timer_of_the_launcher_s_rings_for_the_service() {
+    let OpenptyResult { master: _terminal, slave } = openpty(None, None).unwrap();
+    // It goes on in what is executed, and no child has it (setitimer(2)); it is ignored until somebody listens, and rings again.
+    let script = "import os, sys, signal\n\
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)\n\
+        os.execv(sys.argv[1], sys.argv[1:])";
+    let start = Start::new(SERVICE).terminal(slave).env("FLIP_LAUNCHER", "on").env("FLIP_STOP", "SIGALRM");
+    let mut chain = start.through(&["python3", "-c", script]).spawn();
+    chain.line("SIGALRM from the kernel: stop");
+    chain.stopped();
+}
