@@ -347,6 +347,34 @@ pub fn state(bytes: &[u8]) {
     drop(from_bytes::<Rich>(&bytes[1..]));
 }
 
+#[derive(Handoff)]
+struct Branches(Vec<Branches>);
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Leaves(Vec<Leaves>);
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Anything {
+    None(()),
+    List(Vec<Anything>),
+}
+
+/// Lists within lists, each of a length that is not there, where the schemas are equal: of the derive, and of serde, told by the type and
+/// told by the bytes.
+pub fn nested(bytes: &[u8]) {
+    fn restored<T: Handoff>(bytes: Vec<u8>) {
+        drop(restore::<T>(&mut Restorer::from_bytes(bytes, Limits::default())));
+    }
+    restored::<Branches>(bytes.to_vec());
+    // One piece, of which this is the length.
+    let mut leaf = vec![253];
+    leaf.extend((2 * bytes.len() as u64).to_le_bytes());
+    leaf.extend(bytes);
+    restored::<Serde<Leaves>>(leaf.clone());
+    restored::<Serde<Anything>>(leaf);
+}
+
 /// A schema, or none for that of `Older`, and the bytes of a state of it.
 pub fn transcode(mut bytes: &[u8]) {
     let Some(theirs) = counted(&mut bytes) else { return };

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use flip::__fuzzing::{STACK, TARGETS};
+use flip::__fuzzing::{STACK, TARGETS, nested};
 
 /// How many bytes there may be at once for each byte of the input: one is enough for a part of a schema, which takes a hundred in
 /// memory, and three times as many while a list of them grows.
@@ -131,6 +131,11 @@ fn nothing_panics_and_nothing_is_allocated_by_a_claim() {
         hook(panic);
     }));
     let all = || {
+        for claim in [&[0xdd, 0xff, 0xff, 0xff, 0xff][..], &[253, 255, 255, 255, 255, 255, 255, 255, 127]] {
+            for depth in 1..150 {
+                assert_eq!(look(nested, "lists within lists", &claim.repeat(depth)), None);
+            }
+        }
         let mut random = Random(17);
         for (target, run) in TARGETS {
             // What is made once for each type is made.

@@ -14,9 +14,16 @@ use super::{Error, NOTHING, too_deep};
 /// How much of a text is believed to be there before it is.
 const BELIEVED: usize = 64 * 1024;
 
+/// Of how many lists and maps that lie within each other the claimed length is believed, of which serde makes room for a mebibyte at most;
+/// those further in grow as their parts come, or a few bytes would be worth a mebibyte at each depth.
+const BELIEVED_DEPTH: usize = 2;
+/// What those begin with.
+const FIRST_PARTS: usize = 8;
+
 /// Reads a value in which others lie at most so deep.
 pub(in super::super) fn read<T: DeserializeOwned>(input: impl Read, depth: usize) -> Result<T, Error> {
-    let mut reader = Reader { input, peeked: None, held: Vec::new() };
+    let believed = depth.saturating_sub(BELIEVED_DEPTH);
+    let mut reader = Reader { input, peeked: None, held: Vec::new(), believed };
     T::deserialize(Value { reader: &mut reader, left: depth, nothing: None })
 }
 
@@ -65,6 +72,8 @@ struct Reader<R> {
     peeked: Option<Head>,
     /// The last text or bytes.
     held: Vec<u8>,
+    /// Down to where so much depth is left, what a list claims is believed.
+    believed: usize,
 }
 
 #[cold]
@@ -466,6 +475,12 @@ impl<R: Read> Parts<'_, R> {
         Value { reader: self.value.reader, left: self.value.left, nothing: None }
     }
 
+    /// How many more parts there is room to be made for.
+    fn claimed(&self) -> usize {
+        let parts = self.parts as usize;
+        if self.value.left >= self.value.reader.believed { parts } else { parts.min(FIRST_PARTS) }
+    }
+
     fn finish<T>(self, length: u32, value: T) -> Result<T, Error> {
         if self.parts == 0 {
             return Ok(value);
@@ -484,7 +499,7 @@ impl<'de, R: Read> SeqAccess<'de> for &mut Parts<'_, R> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.parts as usize)
+        Some(self.claimed())
     }
 }
 
@@ -510,7 +525,7 @@ impl<'de, R: Read> MapAccess<'de> for &mut Parts<'_, R> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.parts as usize)
+        Some(self.claimed())
     }
 }
 
