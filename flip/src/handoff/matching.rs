@@ -25,6 +25,9 @@ const ATTEMPTS: usize = 16 * 1024;
 /// How many variants of an enum are named where none is known here.
 const VARIANTS: usize = 8;
 
+/// How many fields that nobody takes are looked at for one that was renamed.
+const RENAMED: usize = 32;
+
 /// An operation, by its place in the plan.
 pub(super) type OpId = usize;
 
@@ -61,8 +64,8 @@ pub(super) enum Op {
     Option(OpId),
     /// A value where there may be none.
     Some(OpId),
-    /// Where there may be none and this process needs one.
-    Unwrap(OpId),
+    /// Where there may be none and this process needs one, of this type.
+    Unwrap(OpId, String),
     /// A list, or a set.
     List(OpId),
     Array(OpId, u64),
@@ -70,8 +73,8 @@ pub(super) enum Op {
     Result(OpId, OpId),
     Tuple(Vec<OpId>),
     Fields(Vec<Step>),
-    /// By the number of the old process's variant.
-    Variants(Vec<Arm>),
+    /// By the number of the old process's variant; and what the enum is here.
+    Variants(Vec<Arm>, String),
     /// Behind a byte that says which of several types this is.
     Tagged(u8, OpId),
     /// What another one does.
@@ -524,7 +527,7 @@ impl<'s> Matcher<'s> {
             (ours, Node::Option(theirs)) => {
                 self.changes(Grade::Whole);
                 // Nor here by what ours was before: the reader looks for that once.
-                Op::Unwrap(self.direct(inside_theirs(""), (ours, to_item), (theirs, false)))
+                Op::Unwrap(self.direct(inside_theirs(""), (ours, to_item), (theirs, false)), self.ours.describe(ours))
             }
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 Op::List(self.node(inside("[]"), (ours, true), (theirs, true)))
@@ -554,7 +557,10 @@ impl<'s> Matcher<'s> {
         let (our_schema, their_schema) = (self.ours, self.theirs);
         Ok(match (&our_schema.named[ours].shape, &their_schema.named[theirs].shape) {
             (Shape::Struct(ours), Shape::Struct(theirs)) => Op::Fields(self.fields(work, "", ours, theirs)?),
-            (Shape::Enum(ours), Shape::Enum(theirs)) => Op::Variants(self.variants(work, ours, theirs)?),
+            (Shape::Enum(our_variants), Shape::Enum(their_variants)) => {
+                let enumeration = self.ours.describe(&Node::Named(ours));
+                Op::Variants(self.variants(work, our_variants, their_variants)?, enumeration)
+            }
             _ => return Err(self.differ(&self.works[work].at, &Node::Named(ours), &Node::Named(theirs))),
         })
     }
@@ -654,7 +660,10 @@ impl<'s> Matcher<'s> {
         let attempts = self.routes.borrow().attempts + 1;
         self.routes.borrow_mut().attempts = attempts;
         if self.tries >= TRIES || attempts > ATTEMPTS {
-            let remedy = "more types that can be read in two ways lie within each other than flip follows".to_owned();
+            let remedy =
+                "more types that can be read in two ways lie within each other than flip follows: take `from` off \
+                          those that nobody has as they were any more"
+                    .to_owned();
             let (our, their) = (self.ours.describe(ours), self.theirs.describe(theirs));
             let mismatch = self.mismatch(&Place::default(), our, their, remedy);
             // Otherwise the same would be found out in each of the ways that led here.
@@ -670,15 +679,11 @@ impl<'s> Matcher<'s> {
         let mut at = at.clone();
         at.segment += &within(direct);
         let older = self.ours.describe(from);
-        let remedy = match &*within(migrated) {
-            "" => format!("nor does it come from {older}"),
-            path => format!(
-                "nor does it come from {older}, where `{}` is {} here and {} there",
-                shortened(path),
-                migrated.ours,
-                migrated.theirs
-            ),
+        let differs = match &*within(migrated) {
+            "" => String::new(),
+            path => format!(", where `{}` is {} here and {} there", shortened(path), migrated.ours, migrated.theirs),
         };
+        let remedy = format!("nor does it come from {older}{differs}: let `from` be the type that it has there");
         self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy)
     }
 
@@ -748,8 +753,7 @@ impl<'s> Matcher<'s> {
                 }
                 None => {
                     let unmatched = (0..theirs.len()).filter(|number| !matched.contains(&Some(*number)));
-                    let unmatched: Vec<_> = unmatched.map(|number| &*theirs[number].name).collect();
-                    return Err(self.missing(&at, ours, &unmatched));
+                    return Err(self.missing(&at, ours, unmatched.map(|number| &theirs[number])));
                 }
             }
             tags.push(tag);
@@ -842,20 +846,33 @@ impl<'s> Matcher<'s> {
                     name: variant.name.clone(),
                     to: Some((number as u32, fields(&variant.fields))),
                 };
-                Op::Variants(variants.iter().enumerate().map(arm).collect())
+                Op::Variants(variants.iter().enumerate().map(arm).collect(), String::new())
             }
         }
     }
 
-    fn missing(&self, at: &Place, ours: &Field, unmatched: &[&str]) -> Mismatch {
-        let remedy = match unmatched {
-            [] => "give it a default, `#[handoff(default)]`".to_owned(),
-            [name, ..] => format!(
-                "give it a default, `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"{name}\")]`"
-            ),
+    fn missing(&self, at: &Place, ours: &Field, unmatched: impl Iterator<Item = &'s Field>) -> Mismatch {
+        let fit = |theirs: &&Field| {
+            let ways = [Some(&ours.node), ours.from.as_ref()];
+            ways.into_iter().flatten().filter_map(|ours| self.could_be(ours, &theirs.node)).min()
         };
+        // What only an attempt would say is said by nobody.
+        let looked_at = if self.tries == 0 { RENAMED } else { 0 };
+        let fitting = unmatched.take(looked_at).filter_map(|theirs| Some((fit(&theirs)?, theirs)));
+        let renamed = fitting.min_by_key(|(fit, _)| *fit).map(|(_, theirs)| &theirs.name);
+        let renamed = renamed
+            .map(|name| format!(", or say what it was called, `#[handoff(alias = \"{name}\")]`"))
+            .unwrap_or_default();
+        let remedy = format!("give it a default, `#[handoff(default)]`{renamed}");
         let ours = format!("{} without a default", self.ours.describe(&ours.node));
         self.mismatch(at, ours, "absent".to_owned(), remedy)
+    }
+
+    /// How well two types match, were they compared; not within what is being decided.
+    fn could_be(&self, ours: &Node, theirs: &Node) -> Option<Fit> {
+        let routes = RefCell::default();
+        let plan = Matcher::new(self.ours, self.theirs, &routes, 1).run(ours, theirs, Way::Any);
+        plan.ok().map(|(_, fit)| fit).filter(|_| routes.borrow().given_up.is_none())
     }
 
     fn nothing_common(&self, work: usize, ours: &[Variant], theirs: &[Variant], gone: &str) -> Mismatch {
@@ -882,9 +899,24 @@ impl<'s> Matcher<'s> {
                 `#[handoff(from = \"…\", migrate = …)]`"
             }
             (_, Node::SelfDescribed(_)) => "let it travel through serde as it does there: `#[handoff(serde)]`",
-            _ => "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default",
+            _ if self.is_in_a_field(at) => {
+                "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default"
+            }
+            _ => "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the whole a new name",
         };
         self.mismatch(at, self.ours.describe(ours), self.theirs.describe(theirs), remedy.to_owned())
+    }
+
+    fn is_in_a_field(&self, at: &Place) -> bool {
+        let mut at = at;
+        while let Some(work) = at.within {
+            let work = &self.works[work];
+            if !at.segment.is_empty() && matches!(work.ours.0, Node::Named(_)) {
+                return true;
+            }
+            at = &work.at;
+        }
+        false
     }
 
     fn mismatch(&self, at: &Place, ours: String, theirs: String, remedy: String) -> Mismatch {

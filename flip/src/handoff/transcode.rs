@@ -3,7 +3,13 @@
 //! It works through the plan with a stack of its own, so that it can stop wherever the input ends for now and go on from
 //! there, and so that no input makes it recurse.
 
-use std::{collections::VecDeque, io, mem, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt::{self, Display},
+    io, mem,
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use super::{
     RestoreError, Restorer, Source,
@@ -236,10 +242,12 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 self.put_scalar(true)?;
                 self.stack.push(Frame::Op(*inner));
             }
-            Op::Unwrap(inner) => {
+            Op::Unwrap(inner, needed) => {
                 if !self.input.scalar::<bool>()? {
                     let holder = self.plan.holder;
-                    return Err(RestoreError::new(format!("there is none in {holder}, and one is needed here")));
+                    return Err(RestoreError::new(format!(
+                        "it is none in {holder}, where it is optional, and {needed} here: keep it an `Option`, or convert it: `#[handoff(from = \"…\", migrate = …)]`"
+                    )));
                 }
                 self.stack.push(Frame::Op(*inner));
             }
@@ -261,7 +269,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 self.input.enter()?;
                 self.stack.push(Frame::Fields { steps, at: 0, held: Vec::new() });
             }
-            Op::Variants(arms) => {
+            Op::Variants(arms, enumeration) => {
                 self.input.enter()?;
                 let number = self.input.variant()?;
                 let steps = match arms.get(number as usize) {
@@ -272,7 +280,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                     Some(Arm { name, to: None }) => {
                         let holder = self.plan.holder;
                         return Err(RestoreError::new(format!(
-                            "it is `{name}` in {holder}, a variant that is not known here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
+                            "it is `{name}` in {holder}, a variant that {enumeration} does not have here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
                         )));
                     }
                     None => return Err(RestoreError::new(format!("there is no variant {number}"))),
@@ -434,9 +442,14 @@ impl<'i, 'p> Transcoder<'i, 'p> {
             return self.float(from.0);
         }
         let value = self.integer(from)?;
-        self.put_integer(value, to).ok_or_else(|| {
-            RestoreError::new(format!("{value} in {} does not fit into {}", self.plan.holder, to.0.text()))
-        })?
+        self.put_integer(value, to).ok_or_else(|| self.does_not_fit(&value, from.0, to.0))?
+    }
+
+    fn does_not_fit(&self, value: &dyn Display, from: Leaf, to: Leaf) -> RestoreError {
+        let (holder, from, to) = (self.plan.holder, from.text(), to.text());
+        RestoreError::new(format!(
+            "{value}, {from} in {holder}, does not fit into {to} here: keep {from}, or convert it: `#[handoff(from = \"{from}\", migrate = …)]`"
+        ))
     }
 
     fn float(&mut self, from: Leaf) -> Result<(), RestoreError> {
@@ -448,8 +461,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         let value = f64::from_le_bytes(self.input.exact()?);
         let short = value as f32;
         if f64::from(short) != value && !value.is_nan() {
-            let holder = self.plan.holder;
-            return Err(RestoreError::new(format!("{value} in {holder} does not fit into f32")));
+            return Err(self.does_not_fit(&value, from, Leaf::F32));
         }
         self.put(&short.to_le_bytes());
         Ok(())
@@ -520,8 +532,8 @@ enum Integer {
     Large(u128),
 }
 
-impl std::fmt::Display for Integer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Integer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Integer::Plain(value) => value.fmt(f),
             Integer::Large(value) => value.fmt(f),

@@ -57,7 +57,15 @@ struct Order {
 #[derive(Handoff)]
 struct Item {
     name: String,
+    /// In francs. The way back is a migration here, too.
+    #[handoff(from = "Price", migrate = |price: Price| price.rappen as f32 / 100.0)]
     price: f32,
+}
+
+/// What a price is in release 2.
+#[derive(Handoff)]
+struct Price {
+    rappen: u32,
 }
 
 #[derive(Clone, Copy, Debug, Handoff)]
@@ -66,7 +74,9 @@ enum Status {
     /// Planned, and never used: so release 2 can do without it.
     Held,
     Paid,
-    Sent,
+    Sent {
+        days: u8,
+    },
 }
 
 /// Goes through serde, so serde's attributes say what may change. They are not known to the other release: the way back needs an
@@ -110,7 +120,7 @@ impl Desk {
         self.taken += 1;
         let (name, price, town) = MENU[self.taken as usize % MENU.len()];
         let earlier = self.orders.values_mut().rev();
-        earlier.zip([Status::Paid, Status::Sent]).for_each(|(order, status)| order.status = status);
+        earlier.zip([Status::Paid, Status::Sent { days: 2 }]).for_each(|(order, status)| order.status = status);
         let item = Box::new(Item { name: name.to_owned(), price });
         self.orders.insert(Number(self.taken.into()), Order { item, town: town.to_owned(), status: Status::New });
         self.revenue += price;

@@ -46,21 +46,46 @@ struct Desk {
 #[derive(Handoff)]
 struct Order {
     status: Status,
-    town: String,
+    /// Is called so in the program alone: whatever it is handed over as needs no change.
+    #[handoff(rename = "town")]
+    city: String,
     /// Was in a `Box`.
-    item: Item,
+    item: Dish,
 }
 
+/// Was called `Item`, which nobody needs to know.
 #[derive(Handoff)]
-struct Item {
+struct Dish {
     name: String,
-    price: f64,
+    price: Price,
+}
+
+/// Was an `f32` wherever there was one.
+#[derive(Clone, Copy, Handoff)]
+#[handoff(from = "f32", migrate = Price::of)]
+struct Price {
+    rappen: u32,
+}
+
+impl Price {
+    fn of(francs: f32) -> Price {
+        Price { rappen: (francs * 100.0).round() as u32 }
+    }
+
+    fn francs(self) -> f64 {
+        f64::from(self.rappen) / 100.0
+    }
 }
 
 /// In another order, and without `Held`, which was never used.
 #[derive(Clone, Copy, Debug, Handoff)]
 enum Status {
-    Sent,
+    /// Has one field more, and one that was a `u8`.
+    Sent {
+        #[handoff(default)]
+        parcels: Option<u16>,
+        days: u32,
+    },
     Paid,
     #[handoff(alias = "New")]
     Open,
@@ -87,7 +112,7 @@ struct Refunds {
     paid: f64,
 }
 
-const MENU: [(&str, f64, &str); 3] = [("tea", 2.25, "Bern"), ("cake", 3.5, "Genf"), ("soup", 4.75, "Chur")];
+const MENU: [(&str, f32, &str); 3] = [("tea", 2.25, "Bern"), ("cake", 3.5, "Genf"), ("soup", 4.75, "Chur")];
 
 impl Desk {
     fn open() -> Desk {
@@ -110,10 +135,13 @@ impl Desk {
         self.taken += 1;
         let (name, price, town) = MENU[self.taken as usize % MENU.len()];
         let earlier = self.orders.values_mut().rev();
-        earlier.zip([Status::Paid, Status::Sent]).for_each(|(order, status)| order.status = status);
-        let item = Item { name: name.to_owned(), price };
-        self.orders.insert(self.taken, Order { status: Status::Open, town: town.to_owned(), item });
-        self.revenue += price;
+        earlier
+            .zip([Status::Paid, Status::Sent { parcels: Some(1), days: 2 }])
+            .for_each(|(order, status)| order.status = status);
+        let price = Price::of(price);
+        let item = Dish { name: name.to_owned(), price };
+        self.orders.insert(self.taken, Order { status: Status::Open, city: town.to_owned(), item });
+        self.revenue += price.francs();
         self.towns.insert(town.to_owned());
         self.taken
     }
@@ -122,14 +150,15 @@ impl Desk {
     fn refund(&mut self) -> f64 {
         let Some(order) = self.orders.values_mut().next_back() else { return 0.0 };
         order.status = Status::Refunded;
-        self.revenue -= order.item.price;
-        order.item.price
+        let price = order.item.price.francs();
+        self.revenue -= price;
+        price
     }
 
     fn show(&self) -> Value {
         let order = |(number, order): (&u64, &Order)| {
             let status = format!("{:?}", order.status);
-            json!([number, order.item.name, order.item.price, order.town, status])
+            json!([number, order.item.name, order.item.price.francs(), order.city, status])
         };
         json!({
             "release": 2,

@@ -31,6 +31,19 @@ fn what_differs_is_named() {
     differ!({ struct Visits { count: u64 } } { struct Visits { total: u64 } }
         => Some("`Visits.count` is u64 without a default here and absent in the running process: give it a default, \
             `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"total\")]`"));
+    // One that it may have been called is of a type that it can be of, and the better the rather.
+    differ!({ struct Visits { count: u64 } } { struct Visits { name: String, first: u32, total: u64, until: u64 } }
+        => Some("`Visits.count` is u64 without a default here and absent in the running process: give it a default, \
+            `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"total\")]`"));
+    differ!({ struct Visits { count: u64 } } { struct Visits { name: String } }
+        => Some("`Visits.count` is u64 without a default here and absent in the running process: give it a default, \
+            `#[handoff(default)]`"));
+    differ!({
+            struct Visits { #[handoff(from = "String", migrate = parsed)] count: u64 }
+            fn parsed(_: String) -> u64 { 0 }
+        } { struct Visits { name: String } }
+        => Some("`Visits.count` is u64 without a default here and absent in the running process: give it a default, \
+            `#[handoff(default)]`, or say what it was called, `#[handoff(alias = \"name\")]`"));
     differ!({ struct Visits { list: Vec<Option<u64>> } } { struct Visits { list: Vec<Option<bool>> } }
         => Some("`Visits.list[]` is u64 here and bool in the running process: convert it: `#[handoff(from = \"…\", \
             migrate = …)]`, or give the field a new name and a default"));
@@ -51,7 +64,7 @@ fn what_differs_is_named() {
     differ!({ enum Visits { A } } { enum Visits {} } => None::<&str>);
     differ!({ enum Visits {} } { struct Visits; }
         => Some("`Visits` is the enum `Visits` here and the struct `Visits` in the running process: convert it: \
-            `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default"));
+            `#[handoff(from = \"…\", migrate = …)]`, or give the whole a new name"));
     differ!({ struct Visits { n: Option<Box<Visits>>, x: u8 } } { struct Visits { n: Option<Box<Visits>>, x: char } }
         => Some("`Visits.x` is u8 here and char in the running process: convert it: `#[handoff(from = \"…\", \
             migrate = …)]`, or give the field a new name and a default"));
@@ -124,4 +137,8 @@ fn deep_inside_the_path_leads_there() {
     let mismatch = Schema::of::<ours::Visits>().plan(&Schema::of::<theirs::Visits>()).unwrap_err();
     assert_eq!(mismatch.path, "Visits.sessions[].peers[].age");
     assert_eq!((&*mismatch.ours, &*mismatch.theirs), ("u64", "Duration"));
+
+    // Where there is no field, none can have another name.
+    let whole = Schema::of::<Vec<(u64, u8)>>().plan(&Schema::of::<Vec<(String, u8)>>()).unwrap_err();
+    assert!(whole.remedy.ends_with("or give the whole a new name"), "{whole}");
 }
