@@ -305,11 +305,12 @@ fn refused<Old: Serialize + DeserializeOwned, New: DeserializeOwned + Debug>(old
     }
 }
 
-/// What is taken can be decoded, at least from this value.
-fn taken<Old: Serialize + DeserializeOwned, New: DeserializeOwned>(old: Old) {
+/// What is taken can be decoded, at least from this value, as what it then is.
+fn taken<Old: Serialize + DeserializeOwned, New: DeserializeOwned + Debug>(old: Old, read: &str) {
     assert_eq!(checked::<Old, New>(), None);
-    if let Err(error) = decoded::<Old, New>(&old) {
-        panic!("taken, and yet: {error}");
+    match decoded::<Old, New>(&old) {
+        Ok(new) => assert_eq!(format!("{new:?}"), read),
+        Err(error) => panic!("taken, and yet: {error}"),
     }
 }
 
@@ -339,33 +340,33 @@ macro_rules! cases {
 
 cases! {
     the_same { struct State { a: u8, b: Vec<String> } } { pub struct State { a: u8, b: Vec<String> } }
-        taken(State { a: 1, b: vec![] });
+        taken(State { a: 1, b: vec!["x".into(), String::new()] }, r#"State { a: 1, b: ["x", ""] }"#);
     added_with_a_default { struct State { a: u8 } } { pub struct State { a: u8, #[serde(default)] b: u8 } }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: 1, b: 0 }");
     added_as_an_option { struct State { a: u8 } } { pub struct State { a: u8, b: Option<u8> } }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: 1, b: None }");
     added { struct State { a: u8 } } { pub struct State { b: u8, a: u8 } }
         refused(State { a: 1 }, ": missing field `b`");
     added_deep_inside { struct State { list: Vec<Option<Item>> } struct Item { name: String } }
         { pub struct State { list: Vec<Option<Item>> } struct Item { name: String, age: u8 } }
         refused(State { list: vec![Some(Item { name: String::new() })] }, ".list[]: missing field `age`");
     removed { struct State { a: u8, b: Vec<u8> } } { pub struct State { a: u8 } }
-        taken(State { a: 1, b: vec![1] });
+        taken(State { a: 1, b: vec![1] }, "State { a: 1 }");
     removed_where_nobody_may_have_it { struct State { a: u8, b: u8 } }
         { #[serde(deny_unknown_fields)] pub struct State { a: u8 } }
         refused(State { a: 1, b: 1 }, ": unknown field `b`");
     reordered { struct State { a: u8, b: String } } { pub struct State { b: String, a: u8 } }
-        taken(State { a: 1, b: "b".into() });
+        taken(State { a: 1, b: "b".into() }, r#"State { b: "b", a: 1 }"#);
     renamed_with_an_alias { struct State { old: u8 } } { pub struct State { #[serde(alias = "old")] new: u8 } }
-        taken(State { old: 1 });
+        taken(State { old: 1 }, "State { new: 1 }");
     renamed { struct State { old: u8 } } { pub struct State { new: u8 } }
         refused(State { old: 1 }, ": missing field `new`");
     an_alias_is_not_written { struct State { #[serde(alias = "a_old")] b: u8, c: u8 } }
         { #[serde(deny_unknown_fields)] pub struct State { b: u8, c: u8 } }
-        taken(State { b: 1, c: 1 });
+        taken(State { b: 1, c: 2 }, "State { b: 1, c: 2 }");
     alias_of_what_is_rejected { struct State { #[serde(alias = "a", alias = "c")] b: Never } }
         { #[serde(deny_unknown_fields)] pub struct State { b: String } }
-        taken(State { b: Never("b".into()) });
+        taken(State { b: Never("b".into()) }, r#"State { b: "b" }"#);
     type_changed { struct State { a: Vec<u8> } } { pub struct State { a: String } }
         refused(State { a: vec![] }, ".a: invalid type: sequence, expected a string");
     text_to_number { struct State { a: BTreeMap<String, (u8, String)> } } { pub struct State { a: BTreeMap<String, (u8, u64)> } }
@@ -377,13 +378,13 @@ cases! {
     float_to_integer { struct State { a: f64 } } { pub struct State { a: u8 } }
         refused(State { a: 1.0 }, ".a: invalid type: floating point number, expected u8");
     integer_to_float { struct State { a: u8 } } { pub struct State { a: f32 } }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: 1.0 }");
     narrowed { struct State { a: i64 } } { pub struct State { a: u8 } }
         left_to_the_data(State { a: -1 });
     widened { struct State { a: u8, b: i8 } } { pub struct State { a: u64, b: i128 } }
-        taken(State { a: 1, b: 1 });
+        taken(State { a: 255, b: -128 }, "State { a: 255, b: -128 }");
     wide_to_small { struct State { a: u128 } } { pub struct State { a: u64 } }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: 1 }");
     wide_to_too_small { struct State { a: u128 } } { pub struct State { a: u64 } }
         left_to_the_data(State { a: 1 << 64 });
     sign_lost { struct State { a: i128 } } { pub struct State { a: u128 } }
@@ -406,17 +407,17 @@ cases! {
     not_zero { struct State { a: u8 } } { pub struct State { a: NonZero<u8> } }
         left_to_the_data(State { a: 0 });
     to_option { struct State { a: u8 } } { pub struct State { a: Option<u8> } }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: Some(1) }");
     from_option { struct State { a: Option<u8> } } { pub struct State { a: u8 } }
         left_to_the_data(State { a: None });
     from_option_of_another { struct State { a: Option<u8> } } { pub struct State { a: String } }
         refused(State { a: Some(1) }, ".a: invalid type: integer, expected a string");
     to_newtype { struct State { a: u8 } } { pub struct State { a: Inner } struct Inner(u8); }
-        taken(State { a: 1 });
+        taken(State { a: 1 }, "State { a: Inner(1) }");
     map_to_struct { struct State { a: BTreeMap<String, u8> } } { pub struct State { a: Inner } struct Inner { x: u8 } }
         left_to_the_data(State { a: [].into() });
     struct_to_map { struct State { a: Inner } struct Inner { x: u8, y: u8 } } { pub struct State { a: BTreeMap<String, u8> } }
-        taken(State { a: Inner { x: 1, y: 2 } });
+        taken(State { a: Inner { x: 1, y: 2 } }, r#"State { a: {"x": 1, "y": 2} }"#);
     struct_to_map_of_others { struct State { a: Inner } struct Inner { x: u8, y: String } } { pub struct State { a: BTreeMap<String, u8> } }
         refused(State { a: Inner { x: 1, y: String::new() } }, ".a.y: invalid type: string, expected u8");
     tuple_longer { struct State { a: (u8, u8) } } { pub struct State { a: (u8, u8, u8) } }
@@ -424,15 +425,15 @@ cases! {
     tuple_shorter { struct State { a: (u8, u8, u8) } } { pub struct State { a: (u8, u8) } }
         refused(State { a: (1, 1, 1) }, ".a: invalid length 3, expected no more than 2");
     tuple_to_list { struct State { a: (u8, u8) } } { pub struct State { a: Vec<u8> } }
-        taken(State { a: (1, 1) });
+        taken(State { a: (1, 2) }, "State { a: [1, 2] }");
     list_to_tuple { struct State { a: Vec<u8> } } { pub struct State { a: (u8, u8) } }
         left_to_the_data(State { a: vec![1] });
     variant_added { enum State { A, B(u8) } } { pub enum State { New, A, B(u8) } }
-        taken(State::B(1));
+        taken(State::B(1), "B(1)");
     variant_removed { enum State { A, B(u8), C } } { pub enum State { A, C } }
         left_to_the_data(State::B(1));
     variant_to_other { enum State { A(u8), B } } { pub enum State { A(u8), #[serde(other)] Other } }
-        taken(State::B);
+        taken(State::B, "Other");
     variant_of_another_type { enum State { A, B { x: u8 }, C } } { pub enum State { A, B { x: String }, C } }
         refused(State::B { x: 1 }, ".B.x: invalid type: integer, expected a string");
     variant_with_content { enum State { A, B } } { pub enum State { A, B(u8) } }
@@ -450,11 +451,11 @@ cases! {
     list_to_enum { struct State { a: Vec<u8> } } { pub struct State { a: E } enum E { A } }
         refused(State { a: vec![] }, ".a: invalid type: sequence, expected the name of a variant");
     text_to_enum { struct State { a: String } } { pub struct State { a: E } enum E { A } }
-        taken(State { a: "A".into() });
+        taken(State { a: "A".into() }, "State { a: A }");
     enum_to_text { struct State { a: E } enum E { A } } { pub struct State { a: String } }
-        taken(State { a: E::A });
+        taken(State { a: E::A }, r#"State { a: "A" }"#);
     picky_to_text { struct State { a: url::Url } } { pub struct State { a: String } }
-        taken(State { a: "http://b/".parse().unwrap() });
+        taken(State { a: "http://b/".parse().unwrap() }, r#"State { a: "http://b/" }"#);
     text_to_picky { struct State { a: String, b: u8 } } { pub struct State { a: url::Url, b: u8 } }
         left_to_the_data(State { a: "no".into(), b: 1 });
     behind_text_to_picky { struct State { a: String, b: u8 } } { pub struct State { a: url::Url, b: u8, c: u8 } }
@@ -466,29 +467,59 @@ cases! {
     unit_struct_to_unit { struct State { a: Unit } } { pub struct State { a: () } }
         refused(State { a: Unit }, ".a: invalid type: sequence, expected unit");
     to_value { struct State { a: u8, b: BTreeMap<String, Kind> } } { pub struct State { a: serde_json::Value, b: serde_json::Value } }
-        taken(State { a: 1, b: [("k".into(), Kind::New(1))].into() });
+        taken(State { a: 1, b: [("k".into(), Kind::New(1))].into() }, r#"State { a: Number(1), b: Object {"k": Object {"New": Number(1)}} }"#);
     behind_a_value { struct State { v: serde_json::Value } } { pub struct State { v: serde_json::Value, w: u8 } }
         refused(State { v: 1.into() }, ": missing field `w`");
     value_to_number { struct State { v: serde_json::Value } } { pub struct State { v: u8 } }
-        taken(State { v: 1.into() });
+        taken(State { v: 1.into() }, "State { v: 1 }");
     to_untagged { struct State { a: u8 } } { pub struct State { a: U } #[serde(untagged)] enum U { A(String), B(bool) } }
         left_to_the_data(State { a: 1 });
     to_flattened { struct State { a: u8, b: u8 } }
         { pub struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8 } }
-        taken(State { a: 1, b: 2 });
+        taken(State { a: 1, b: 2 }, "State { a: 1, rest: R { b: 2 } }");
     to_internal { struct State { a: Inner } struct Inner { t: String, x: u8 } }
         { pub struct State { a: I } #[serde(tag = "t")] enum I { A { x: u8 }, B { y: u8 } } }
-        taken(State { a: Inner { t: "A".into(), x: 1 } });
+        taken(State { a: Inner { t: "A".into(), x: 1 } }, "State { a: A { x: 1 } }");
     to_internal_by_variant { struct State { a: Inner } struct Inner { t: T, x: u8 } enum T { A, B } }
         { pub struct State { a: I } #[serde(tag = "t")] enum I { A { x: u8 }, B { y: u8 } } }
-        taken(State { a: Inner { t: T::A, x: 1 } });
+        taken(State { a: Inner { t: T::A, x: 1 } }, "State { a: A { x: 1 } }");
     from_flattened { struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8 } } { pub struct State { a: u8, b: u8 } }
-        taken(State { a: 1, rest: R { b: 1 } });
+        taken(State { a: 1, rest: R { b: 2 } }, "State { a: 1, b: 2 }");
     from_adjacent { #[serde(tag = "t", content = "c")] enum State { A(u8), B } } { pub struct State { t: String, c: u8 } }
-        taken(State::A(1));
+        taken(State::A(1), r#"State { t: "A", c: 1 }"#);
     not_said { struct State { #[serde(default, skip_serializing_if = "Option::is_none")] a: Option<u8>, b: u8 } }
         { pub struct State { #[serde(default)] a: Option<u8>, b: u8 } }
-        taken(State { a: None, b: 1 });
+        taken(State { a: None, b: 1 }, "State { a: None, b: 1 }");
+    not_said_between_two { struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u8>, c: u8 } }
+        { pub struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u16>, c: u16, #[serde(default)] d: u8 } }
+        taken(State { a: 1, b: vec![], c: 3 }, "State { a: 1, b: [], c: 3, d: 0 }");
+    said_between_two { struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u8>, c: u8 } }
+        { pub struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u16>, c: u16, #[serde(default)] d: u8 } }
+        taken(State { a: 1, b: vec![2], c: 3 }, "State { a: 1, b: [2], c: 3, d: 0 }");
+    not_said_and_needed { struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u8>, c: u8 } }
+        { pub struct State { a: u8, b: Vec<u8>, c: u8 } }
+        left_to_the_data(State { a: 1, b: vec![], c: 3 });
+    untagged_with_more { struct State { a: Vec<U>, b: u8 } #[serde(untagged)] enum U { N(u8), Pair { x: u8, y: u8 } } }
+        { pub struct State { a: Vec<U>, b: u16 } #[serde(untagged)] enum U { Text(String), N(u16), Pair { x: u16, #[serde(default)] z: u8, y: u16 } } }
+        taken(State { a: vec![U::N(1), U::Pair { x: 2, y: 3 }], b: 4 }, "State { a: [N(1), Pair { x: 2, z: 0, y: 3 }], b: 4 }");
+    untagged_with_less { struct State { a: U, b: u8 } #[serde(untagged)] enum U { N(u8), Text(String) } }
+        { pub struct State { a: U, b: u8 } #[serde(untagged)] enum U { N(u8) } }
+        left_to_the_data(State { a: U::Text("t".into()), b: 1 });
+    flattened_with_more { struct State { a: u8, #[serde(flatten)] rest: R, z: u8 } struct R { b: u8 } }
+        { pub struct State { a: u8, #[serde(flatten)] rest: R, z: u8 } struct R { #[serde(alias = "b")] c: u16, #[serde(default)] d: u8 } }
+        taken(State { a: 1, rest: R { b: 2 }, z: 3 }, "State { a: 1, rest: R { c: 2, d: 0 }, z: 3 }");
+    flattened_with_less { struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8, c: String } }
+        { pub struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8 } }
+        taken(State { a: 1, rest: R { b: 2, c: "c".into() } }, "State { a: 1, rest: R { b: 2 } }");
+    flattened_lacks_one { struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8 } }
+        { pub struct State { a: u8, #[serde(flatten)] rest: R } struct R { b: u8, c: u8 } }
+        left_to_the_data(State { a: 1, rest: R { b: 2 } });
+    flattened_map { struct State { a: u8, b: u8, c: u8 } }
+        { pub struct State { b: u8, #[serde(flatten)] rest: BTreeMap<String, u8> } }
+        taken(State { a: 1, b: 2, c: 3 }, r#"State { b: 2, rest: {"a": 1, "c": 3} }"#);
+    internal_with_more { #[serde(tag = "t")] enum State { A { x: u8 }, B { y: u8 } } }
+        { #[serde(tag = "t")] pub enum State { C, B { #[serde(default)] w: u8, y: u16 }, A { x: u16 } } }
+        taken(State::B { y: 1 }, "B { w: 0, y: 1 }");
 }
 
 /// Says of an odd number that it is not one.
