@@ -594,6 +594,7 @@ fn variable(name: &str) -> Option<u64> {
 fn every_history_is_one_of_a_single_process() {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
     let first = variable("FLIP_HISTORY").unwrap_or_else(now);
+    let mut happened = [0; 5];
     for seed in first..first + variable("FLIP_HISTORIES").unwrap_or(2) {
         let (began, mut sum, mut chance) = (Instant::now(), Sum::default(), Chance(seed));
         println!("seed {seed}");
@@ -601,5 +602,9 @@ fn every_history_is_one_of_a_single_process() {
             sum.events += life(&mut chance, EVENTS - sum.events, &mut sum);
         }
         println!("seed {seed}: {:.1?}: {sum:?}", began.elapsed());
+        let these = [sum.handoffs, sum.rollbacks, sum.killed, sum.counts.seen, sum.counts.handed_off];
+        happened.iter_mut().zip(these).for_each(|(sum, this)| *sum += this);
     }
+    // In 48 events that is by no chance.
+    assert!(happened.iter().all(|times| *times > 0), "too little has happened: {happened:?}");
 }
