@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use flip_tests::peer::{framed, packet};
 use flip_tests::{Chain, Exit, Mark, PATIENCE, Process, Start};
@@ -65,6 +66,12 @@ fn start(program: &str) -> (Chain, Stranger, Mark, std::collections::BTreeMap<i3
         .start();
     assert_eq!(service.tell("add"), "1");
     let descriptors = service.owner().descriptors();
+    let (stranger, mark) = come(&service);
+    (service, stranger, mark, descriptors)
+}
+
+/// An upgrade to a stranger begins.
+fn come(service: &Chain) -> (Stranger, Mark) {
     service.install("service", |path| symlink(env!("CARGO_BIN_EXE_stranger"), path).unwrap());
     let listener = UnixListener::bind(service.dir().join("stranger.tell")).unwrap();
     let mark = service.log().mark();
@@ -72,7 +79,7 @@ fn start(program: &str) -> (Chain, Stranger, Mark, std::collections::BTreeMap<i3
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let process = service.started_after(mark);
-    (service, Stranger { stream: BufReader::new(stream), process }, mark, descriptors)
+    (Stranger { stream: BufReader::new(stream), process }, mark)
 }
 
 /// The old process takes the handoff back, says this, and all is as before.
@@ -216,6 +223,33 @@ fn claim_to_serve_that_the_word_does_not_bear_out() {
 #[test]
 fn nothing_after_the_freeze() {
     refused(Stranger::prepared, "did not get ready within 300ms of the freeze (freeze_timeout)");
+}
+
+/// It takes no more than a few bytes at a time of a state that is much longer, and then no more.
+#[test]
+fn content_that_is_taken_slowly_is_waited_for_as_long_as_it_is_taken() {
+    const SILENCE: Duration = Duration::from_millis(1300);
+    let bytes = env!("CARGO_BIN_EXE_bytes");
+    let mut service = Start::new(bytes).env("FLIP_FREEZE_TIMEOUT", "1300ms").linked_as("service").start();
+    let before = service.tell(&format!("copied {}", 64 << 20));
+    let (mut stranger, mark) = come(&service);
+    stranger.prepared();
+    let (began, mut taken) = (Instant::now(), 0);
+    while began.elapsed() < 2 * SILENCE {
+        let answer = stranger.tell(&format!("take {}", 128 << 10));
+        taken += answer.parse::<usize>().unwrap_or_else(|_| panic!("{answer:?} after {taken} bytes"));
+        std::thread::sleep(SILENCE / 50);
+    }
+    assert!(taken < 64 << 20, "all of it was taken");
+    assert!(!stranger.process.has_ended());
+    let silent = Instant::now();
+    let report = service.upgraded(mark).unwrap_err();
+    let why = "did not get ready within 1.3s of the freeze (freeze_timeout)";
+    assert!(report.contains(why), "{report}");
+    assert!(silent.elapsed() >= SILENCE / 2, "what was taken last was not that long ago");
+    assert_eq!(service.exit(&stranger.process), Exit::Signal(Signal::SIGKILL));
+    assert_eq!(service.tell("copied"), before);
+    service.stop();
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! No service and not flip: it does on its channel what the test tells it, line by line.
 //!
 //! `send HEX N` sends a packet with N descriptors of no use, `hear` waits for one,
-//! `await` too and leaves it unread, `shut` closes the channel, `exit N`
+//! `await` too and leaves it unread, `take N` reads so many bytes of the content, `shut` closes the channel, `exit N`
 //! ends. Each is answered with a line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -44,6 +44,13 @@ fn main() {
             ["await"] => {
                 open().wait(PATIENCE).expect("the old process says something");
                 "there".to_owned()
+            }
+            // It is the third that comes with an offer.
+            ["take", count] => {
+                let fd: &OwnedFd = kept.get(2).expect("an offer was heard");
+                let mut bytes = vec![0; count.parse().expect("a number")];
+                let mut content = File::from(fd.try_clone().expect("a descriptor"));
+                format!("{}", content.read(&mut bytes).expect("it can be read"))
             }
             ["shut"] => {
                 channel = None;
