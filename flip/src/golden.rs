@@ -254,7 +254,11 @@ fn everything() -> Everything {
 
 #[test]
 fn schemas() {
-    for (name, schema) in [("everything", Schema::of::<Everything>()), ("places", Schema::of::<Places>())] {
+    for (name, schema) in [
+        ("everything", Schema::of::<Everything>()),
+        ("places", Schema::of::<Places>()),
+        ("a connection at rest", Schema::of::<crate::Connection<u64>>()),
+    ] {
         let bytes = golden(&format!("schema of {name}"), &schema.encode());
         let theirs = Schema::decode(&bytes).unwrap();
         assert!(!schema.plan(&theirs).unwrap().is_needed(), "{name}");

@@ -567,6 +567,20 @@ mod tests {
         let read: Header = codec::from_named(&bytes).unwrap();
         assert_eq!(format!("{read:?}"), format!("{header:?}"));
         assert_eq!(golden("content trailer", TRAILER), TRAILER);
+
+        let sizes = Sizes { bulks: vec![], numbers: vec![(1 << 21, 8), (7, 1)] };
+        let bytes = golden("content sizes of numbers", &codec::to_named(&sizes).unwrap());
+        assert_eq!(codec::from_named::<Sizes>(&bytes).unwrap().numbers, sizes.numbers);
+        let talks = Typed { name: "talks".to_owned(), schema: vec![3, 4] };
+        let header = Header {
+            draining: vec![Earlier { pid: 4711, generation: 2, relays: vec![talks] }],
+            relays: 2,
+            checkpoints: serde_json::from_str(r#"{"names":["flip-1","flip-2"],"sequence":300}"#).unwrap(),
+            ..Header::default()
+        };
+        let bytes = golden("content header with relays and checkpoints", &codec::to_named(&header).unwrap());
+        let read: Header = codec::from_named(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{header:?}"));
     }
 
     #[test]

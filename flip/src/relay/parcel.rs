@@ -202,3 +202,27 @@ pub(crate) fn parcels<'o>(
     }
     fds.next().is_none().then_some(parcels)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::golden;
+
+    #[test]
+    fn what_waits_is_read_for_ever() {
+        let ends = std::os::unix::net::UnixStream::pair().unwrap();
+        let [one, other] = [vec![1, 2], vec![255]].map(Origin::new);
+        let parcels = [
+            Parcel::new(&one, vec![7, 8], vec![ends.0.into()]),
+            Parcel::new(&other, vec![], vec![]),
+            Parcel::new(&one, vec![200], vec![]),
+        ];
+        let [(untaken, fds)] = <[_; 1]>::try_from(Untaken::of("talks", &parcels.into()).unwrap()).ok().unwrap();
+        let bytes = golden("items that wait in a relay", &untaken.encode().unwrap());
+        let (relay, parcels) = Untaken::decode(&bytes, fds).unwrap();
+        assert_eq!(relay, "talks");
+        let what = parcels.iter().map(|parcel| (&*parcel.origin.schema, &*parcel.bytes, parcel.fds.len()));
+        let what: Vec<(&[u8], &[u8], usize)> = what.collect();
+        assert_eq!(what, [(&[1, 2][..], &[7, 8][..], 1), (&[255], &[], 0), (&[1, 2], &[200], 0)]);
+    }
+}

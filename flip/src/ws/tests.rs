@@ -8,6 +8,8 @@ use super::socket::{Io, Link};
 use super::sockets::Moving;
 use super::*;
 use crate::Handoff;
+use crate::golden::golden;
+use crate::handoff::Schema;
 use crate::testing::Process;
 
 const LIMIT: usize = 1 << 20;
@@ -490,6 +492,13 @@ struct Session {
     #[handoff(rename = "half")]
     number: u32,
     more: String,
+}
+
+#[test]
+fn what_a_websocket_is_made_of_stays() {
+    let schema = Schema::of::<Moving<Session>>();
+    let theirs = Schema::decode(&golden("schema of a websocket", &schema.encode())).unwrap();
+    assert!(!schema.plan(&theirs).unwrap().is_needed());
 }
 
 /// What the next release makes of it: an odd one is too bad for it.

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::*;
+use crate::golden::golden;
 
 fn same<T: Handoff + PartialEq + Debug>(value: T) {
     assert_eq!(round_trip(&value), value);
@@ -157,6 +160,21 @@ fn times() {
     // Here the anchor is the same on both sides, so even instants are.
     let now = Instant::now();
     same([now, now + Duration::from_secs(1 << 30), now - Duration::from_nanos(1)]);
+}
+
+#[test]
+fn a_moment_is_one_of_the_host_s_clock_for_ever() {
+    let (now, clock) = (Instant::now(), clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+    let mut kept = sent(&1_000_000_000_000_i128);
+    let [(bytes, _)] = kept.chunks.make_contiguous() else { panic!("one chunk") };
+    *bytes = golden("the moment at which the clock was at 1,000 s", bytes);
+    let bytes = bytes.clone();
+    let moment: Instant = received(kept).unwrap();
+    assert_eq!(sent(&moment).bytes(), bytes);
+    // Both are as long after the one as after the other.
+    let both = [moment + Duration::from(clock), now + Duration::from_secs(1_000)];
+    let [first, last] = [both[0].min(both[1]), both[0].max(both[1])];
+    assert!(last - first < Duration::from_secs(60), "{:?}", last - first);
 }
 
 #[test]

@@ -53,6 +53,15 @@ fn new_process_has_the_same_memory() {
 }
 
 #[test]
+fn what_is_sent_of_one_is_read_for_ever() {
+    let mut kept = sent(&vec![Region::try_from(&[5; 10_000][..]).unwrap(), Region::new()]);
+    let [(bytes, _)] = kept.chunks.make_contiguous() else { panic!("one chunk") };
+    *bytes = crate::golden::golden("two regions, one of 10,000 bytes and one of none", bytes);
+    let read: Vec<Region> = received(kept).unwrap();
+    assert_eq!((read.len(), &*read[0], &*read[1]), (2, &[5; 10_000][..], &[][..]));
+}
+
+#[test]
 fn only_the_length_and_the_descriptor_are_sent() {
     let kept = sent(&Region::try_from(&[1; 1 << 20][..]).unwrap());
     assert!(kept.bytes().len() < 20, "{} bytes", kept.bytes().len());
