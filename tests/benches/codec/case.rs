@@ -149,11 +149,13 @@ fn write_map(scale: usize) -> Group {
 fn read_map(scale: usize) -> Group {
     let value = value::sessions(1_000_000 / scale);
     let (old, new) = (value.to_old(), value.to_new());
+    let (serde_old, serde_new) = (value.to_serde_old(), value.to_serde_new());
     let leaf = SerdeMap { by_token: value.to_serde() };
     let leaves = SerdeSessions { by_token: value.to_serde() };
     let (native, own) = (bytes_of(&value, by_bincode), bytes_of(&value, by_flip));
     let (olds, leafs, leavess) = (bytes_of(&old, by_flip), bytes_of(&leaf, by_flip), bytes_of(&leaves, by_flip));
-    drop(old);
+    let serde_olds = bytes_of(&serde_old, by_flip);
+    drop((old, serde_old));
     let value = Rc::new(value);
     Group::default()
         .with("bincode's derive", None, reading(native, value.clone(), from_bincode::<Sessions>))
@@ -169,6 +171,9 @@ fn read_map(scale: usize) -> Group {
             None,
             reading(leavess, Rc::new(leaves), from_flip::<SerdeSessions>),
         )
+        .with("the same, the old process has another schema", None, {
+            reading(serde_olds, Rc::new(serde_new), from_flip::<value::new::SerdeSessions>)
+        })
 }
 
 fn write_trees(scale: usize) -> Group {

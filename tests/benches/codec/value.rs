@@ -55,6 +55,20 @@ pub mod old {
         pub balance: i64,
         pub rooms: Vec<u16>,
     }
+
+    #[derive(flip::Handoff)]
+    pub struct SerdeSessions {
+        pub by_token: HashMap<String, SerdeSession>,
+    }
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub struct SerdeSession {
+        pub user: String,
+        pub since: u32,
+        pub hits: u32,
+        pub balance: i64,
+        pub rooms: Vec<u16>,
+    }
 }
 
 /// The next release's.
@@ -73,6 +87,21 @@ pub mod new {
         pub balance: i64,
         pub rooms: Vec<u16>,
         #[handoff(default)]
+        pub muted: bool,
+    }
+
+    #[derive(Debug, PartialEq, flip::Handoff)]
+    pub struct SerdeSessions {
+        pub by_token: HashMap<String, SerdeSession>,
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    pub struct SerdeSession {
+        pub user: String,
+        pub since: u64,
+        pub balance: i64,
+        pub rooms: Vec<u16>,
+        #[serde(default)]
         pub muted: bool,
     }
 }
@@ -133,6 +162,22 @@ impl Sessions {
             (token.clone(), new::Session { user, since, balance, rooms, muted: false })
         });
         new::Sessions { by_token: by_token.collect() }
+    }
+
+    pub fn to_serde_old(&self) -> old::SerdeSessions {
+        let by_token = self.to_old().by_token.into_iter().map(|(token, session)| {
+            let old::Session { user, since, hits, balance, rooms } = session;
+            (token, old::SerdeSession { user, since, hits, balance, rooms })
+        });
+        old::SerdeSessions { by_token: by_token.collect() }
+    }
+
+    pub fn to_serde_new(&self) -> new::SerdeSessions {
+        let by_token = self.to_new().by_token.into_iter().map(|(token, session)| {
+            let new::Session { user, since, balance, rooms, muted } = session;
+            (token, new::SerdeSession { user, since, balance, rooms, muted })
+        });
+        new::SerdeSessions { by_token: by_token.collect() }
     }
 
     pub fn to_serde(&self) -> HashMap<String, SerdeSession> {
