@@ -7,6 +7,8 @@
 //!
 //! What depends on data comes out as [`Shape::Unknown`] and is never guessed at: nothing is refused there.
 
+#[cfg(test)]
+mod random;
 mod sample;
 #[cfg(test)]
 mod tests;

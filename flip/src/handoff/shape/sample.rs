@@ -199,7 +199,7 @@ struct Samples<'s> {
     trail: RefCell<Vec<Step>>,
     /// Fields that were not read. A sample ends there, so they come last.
     failing: RefCell<HashSet<Place>>,
-    /// How many things this sample has that none before it had.
+    /// How many things this sample has that none before it had, or in which, as it shows, there is nothing new any more.
     fresh: Cell<usize>,
     left: Cell<usize>,
 }
@@ -247,7 +247,8 @@ impl<'s> Samples<'s> {
         let value = self.value(source, depth, type_name::<S::Value>());
         let result = seed.deserialize(value);
         let mut sites = self.sites.borrow_mut();
-        for Step { place, chosen, fresh, outer } in self.trail.borrow_mut().drain(since..) {
+        // The innermost first: as long as something goes on there, it does in what is around it.
+        for Step { place, chosen, fresh, outer } in self.trail.borrow_mut().drain(since..).rev() {
             let site = sites.entry(place).or_default();
             if outer {
                 site.active = false;
@@ -255,9 +256,13 @@ impl<'s> Samples<'s> {
             if result.is_ok() {
                 site.read.get_or_insert(chosen);
             }
+            let known = site.fruitful.len();
             site.fruitful.retain(|other| *other != chosen);
             if self.fresh.get() > fresh {
                 site.fruitful.push(chosen);
+            } else if site.fruitful.len() < known {
+                // Another one has its turn.
+                self.fresh.set(self.fresh.get() + 1);
             }
         }
         result.map_err(|mut failed| {

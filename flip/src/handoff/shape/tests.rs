@@ -499,6 +499,9 @@ cases! {
     not_said_and_needed { struct State { a: u8, #[serde(default, skip_serializing_if = "Vec::is_empty")] b: Vec<u8>, c: u8 } }
         { pub struct State { a: u8, b: Vec<u8>, c: u8 } }
         left_to_the_data(State { a: 1, b: vec![], c: 3 });
+    option_of_another_in_a_variant { struct State { a: New3 } struct New3(E3); enum E3 { A(Option<bool>, char), B, C(Vec<i64>, (f64, f32, bool)) } }
+        { pub struct State { a: New3 } struct New3(E3); enum E3 { A(f32, char), C(Vec<i64>, (f64, f32, bool)) } }
+        refused(State { a: New3(E3::A(Some(true), 'c')) }, ".a.A.0: invalid type: boolean, expected f32");
     untagged_with_more { struct State { a: Vec<U>, b: u8 } #[serde(untagged)] enum U { N(u8), Pair { x: u8, y: u8 } } }
         { pub struct State { a: Vec<U>, b: u16 } #[serde(untagged)] enum U { Text(String), N(u16), Pair { x: u16, #[serde(default)] z: u8, y: u16 } } }
         taken(State { a: vec![U::N(1), U::Pair { x: 2, y: 3 }], b: 4 }, "State { a: [N(1), Pair { x: 2, z: 0, y: 3 }], b: 4 }");

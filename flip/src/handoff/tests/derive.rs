@@ -44,6 +44,38 @@ fn structs_and_enums() {
     assert_eq!(round_trip(&Mode::Idle), Mode::Idle);
 }
 
+/// What is written for equal schemas is what bincode writes of the fields in the order of their names, and nothing else.
+#[test]
+fn bytes_are_bincode_s() {
+    #[derive(Handoff)]
+    struct All {
+        e: (i16, char, bool, f64),
+        d: Vec<String>,
+        c: Option<Box<Inner>>,
+        b: BTreeMap<String, u64>,
+        a: u128,
+        f: [i32; 2],
+        g: Vec<u8>,
+    }
+    #[derive(Handoff)]
+    enum Inner {
+        First,
+        Second { n: i64, m: String },
+    }
+    let (d, b) = (vec!["x".to_owned(), "y".repeat(300)], BTreeMap::from([("k".to_owned(), 70_000)]));
+    let e = (-300, 'ß', true, 0.1);
+    let inner = Inner::Second { n: -5, m: "m".into() };
+    assert!(!matches!(inner, Inner::First));
+    let all = All { e, d: d.clone(), c: Some(Box::new(inner)), b: b.clone(), a: 1 << 100, f: [1, -1], g: vec![9; 251] };
+    // As bincode's own derive has them: fields one after the other, and a variant behind its number.
+    let fields = (1_u128 << 100, b, Some((1_u32, ("m", -5_i64))), d, e);
+    let mut bytes = bincode::encode_to_vec(&fields, bincode::config::standard()).unwrap();
+    // Elements that are numbers have their full width.
+    bytes.extend([1, 0, 0, 0, 255, 255, 255, 255]);
+    bytes.extend(bincode::encode_to_vec(vec![9_u8; 251], bincode::config::standard()).unwrap());
+    assert_eq!(sent(&all).bytes(), bytes);
+}
+
 #[derive(Debug, PartialEq, Handoff)]
 struct Mixed {
     serde: OnlySerde,
