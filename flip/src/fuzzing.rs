@@ -16,7 +16,9 @@ use std::{
             net::{UnixDatagram, UnixStream},
         },
     },
+    pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -32,7 +34,8 @@ use crate::{
         Limits, Plan, Restorer, Schema, Shapes, Source, calls::Calls, from_bytes, restore, restore_matched, to_bytes,
     },
     live::{Live, answers},
-    protocol::{Assembler, Message, PACKET},
+    protocol::{Assembler, Message, PACKET, Typed},
+    relay::{Relay, Untaken},
     shared::Shared,
     sys::{
         env::{Inherited, verify},
@@ -43,7 +46,7 @@ use crate::{
 type Target = (&'static str, fn(&[u8]));
 
 /// What `fuzz/` has a target and a corpus for.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("schema", schema),
     ("shape", shape),
     ("state", state),
@@ -52,6 +55,8 @@ pub const TARGETS: [Target; 9] = [
     ("content", content),
     ("calls", calls),
     ("passed", passed),
+    ("items", items),
+    ("checkpoint", checkpoint),
     ("channel", channel),
 ];
 
@@ -508,6 +513,59 @@ pub fn passed(bytes: &[u8]) {
     drained(bytes, false);
 }
 
+/// Packets of a relay's socket of a process that drains, whose items are of a schema that comes first, or of the same one as here. And
+/// the same as what waited in a mailbox of the process before.
+pub fn items(mut bytes: &[u8]) {
+    static SHARED: OnceLock<(Arc<Shared>, Relay<Peer>)> = OnceLock::new();
+    let (shared, relay) = SHARED.get_or_init(|| {
+        let shared = Shared::new(true).expect("there are descriptors");
+        let relay = Relay::declare("relay", &shared);
+        (shared, relay)
+    });
+    let taken = || {
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(_)) = pin!(relay.next()).poll(&mut context) {}
+    };
+    let waited = (0..3).map(|_| null()).collect();
+    if let Ok((_, parcels)) = Untaken::decode(bytes, waited) {
+        shared.relays.restored("relay".into(), parcels);
+        taken();
+    }
+    let schema = match counted(&mut bytes) {
+        Some([]) | None => Schema::of::<Peer>().encode(),
+        Some(theirs) => theirs.to_vec(),
+    };
+    let pair = || fd::seqpacket_pair().expect("there are descriptors");
+    let ((their_calls, our_calls), (their_passes, our_passes), (their_items, our_items)) = (pair(), pair(), pair());
+    fd::set_nonblocking(their_items.as_fd(), true).expect("it is a socket");
+    let (stream, _peer) = UnixStream::pair().expect("there are descriptors");
+    while let Some(packet) = counted(&mut bytes) {
+        let Some((how, packet)) = packet.split_first() else { continue };
+        if fd::send(their_items.as_fd(), packet, &vec![stream.as_fd(); usize::from(how & 3)]).is_err() {
+            break;
+        }
+    }
+    for socket in [&their_calls, &their_passes, &their_items] {
+        shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
+    }
+    let typed = Typed { name: "relay".into(), schema };
+    let sockets = Sockets::new(our_calls, our_passes, [(typed, our_items)]).expect("they are sockets");
+    serve_draining(shared, vec![sockets], &EventFd::new().expect("there are descriptors"));
+    taken();
+}
+
+/// A file whose sums are right: its states, behind their length, and its index.
+pub fn checkpoint(mut bytes: &[u8]) {
+    let Some(states) = counted(&mut bytes) else { return };
+    for (theirs, mut stored) in crate::checkpoint::fuzzed(states, bytes) {
+        let Ok(theirs) = Schema::decode(&theirs) else { continue };
+        if let Ok(plan) = Schema::of::<Rich>().plan(&theirs) {
+            let input = Restorer::new(&mut stored, Limits::default());
+            drop(restore_matched::<Rich>(input, &plan.of_checkpoint(), Limits::default()));
+        }
+    }
+}
+
 /// The variable that names the channel: `#` stands for the number of one that is there, `@` for its inode.
 pub fn channel(bytes: &[u8]) {
     let (_old, new) = fd::seqpacket_pair().expect("there are descriptors");
@@ -553,14 +611,26 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         pid: 4711,
         mask: vec![1, 15],
         listeners: Vec::new(),
-        states: vec![crate::protocol::Typed { name: "state".into(), schema: Schema::of::<Hit>().encode() }],
-        relays: vec![crate::protocol::Typed { name: "relay".into(), schema: Schema::of::<Hit>().encode() }],
+        states: vec![Typed { name: "state".into(), schema: Schema::of::<Hit>().encode() }],
+        relays: vec![Typed { name: "relay".into(), schema: Schema::of::<Hit>().encode() }],
     });
     let connection = Message::Passed(crate::protocol::PassedOn {
         listener: "web".into(),
         kept: true,
         unread: b"GET / HTTP/1.1\r\n".to_vec(),
     });
+    let peer = |name: &str| {
+        let (stream, _) = UnixStream::pair().expect("there are descriptors");
+        saved(&|kept| {
+            crate::handoff::save(
+                &Peer { name: name.into(), stream: stream.try_clone().expect("there is one more"), log: None },
+                kept,
+            )
+        })
+    };
+    let item = |bytes: Vec<u8>| crate::protocol::Item { bytes, descriptors: 1 };
+    let batch = Message::Items(vec![item(peer("one")), item(peer("two"))]);
+    let peers = Schema::of::<Peer>().encode();
     let hello = Message::Hello(crate::protocol::Hello::own());
     let header = crate::control::header(&["same", "gone", "older"]);
     let mut seeds = vec![
@@ -598,6 +668,16 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("channel", b"1:2:3".to_vec()),
     ];
     seeds.extend((0..4).map(|how| ("state", arriving(how, &new))));
+    seeds.extend([
+        ("message", sent(&batch, 2)),
+        ("items", [with_count(&[]), sent(&batch, 2)].concat()),
+        ("items", [with_count(&Schema::of::<OldPeer>().encode()), sent(&batch, 2)].concat()),
+        ("items", [with_count(&peers), sent(&batch, 2), sent(&batch, 1)].concat()),
+        ("items", Untaken::seed("relay", vec![peers], vec![(0, item(peer("one"))), (0, item(peer("two")))])),
+        ("checkpoint", crate::checkpoint::seed(&with_count(&new), "state", &Schema::of::<Rich>().encode(), new.len())),
+        ("checkpoint", crate::checkpoint::seed(&with_count(&old), "state", &Schema::of::<Older>().encode(), old.len())),
+        ("checkpoint", crate::checkpoint::seed(&with_count(&[]), "none", &[], 0)),
+    ]);
     seeds
 }
 

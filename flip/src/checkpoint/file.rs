@@ -332,6 +332,31 @@ impl Source for Stored {
     }
 }
 
+/// The schema and the bytes of each state of a file that has these and whose sums are right.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed(states: &[u8], index: &[u8]) -> Vec<(Vec<u8>, Stored)> {
+    let written = || -> io::Result<File> {
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+        let file = File::from(nix::sys::memfd::memfd_create(c"fuzzed", flags)?);
+        let body = [states, index].concat();
+        file.write_all_at(&body, BODY)?;
+        let (states, index, sum) = (states.len() as u64, index.len() as u64, crc32fast::hash(&body));
+        Head { attempts: 0, aside: false, sequence: 1, time: 0, states, index, sum }.write(&file)?;
+        Ok(file)
+    };
+    let file = Arc::new(written().expect("there is memory"));
+    let Ok(checkpoint) = Checkpoint::read(&file) else { return Vec::new() };
+    checkpoint.names().filter_map(|name| checkpoint.find(name)).collect()
+}
+
+/// These states, and an index that has one of them.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn seed(states: &[u8], name: &str, schema: &[u8], length: usize) -> Vec<u8> {
+    let (name, schema) = (name.to_owned(), schema.to_vec());
+    let index = Index { states: vec![Entry { name, schema, length: length as u64 }] };
+    [states, &codec::to_named(&index).expect("it can be written")].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

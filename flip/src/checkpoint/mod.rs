@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::file::Stored;
 use self::file::{Blank, Checkpoint, Draft, Head, Unfit};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::file::{fuzzed, seed};
 use crate::entry;
 use crate::error::Error;
 use crate::live::{Holding, State};

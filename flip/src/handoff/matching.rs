@@ -65,7 +65,7 @@ pub(super) enum Op {
     /// A value where there may be none.
     Some(OpId),
     /// Where there may be none and this process needs one, of this type.
-    Unwrap(OpId, String),
+    Unwrap(OpId, Box<str>),
     /// A list, or a set.
     List(OpId),
     Array(OpId, u64),
@@ -73,14 +73,21 @@ pub(super) enum Op {
     Result(OpId, OpId),
     Tuple(Vec<OpId>),
     Fields(Vec<Step>),
-    /// By the number of the old process's variant; and what the enum is here.
-    Variants(Vec<Arm>, String),
+    Variants(Box<Variants>),
     /// Behind a byte that says which of several types this is.
     Tagged(u8, OpId),
     /// What another one does.
     Same(OpId),
     /// Is filled in when its types are looked at.
     Pending,
+}
+
+#[derive(Debug)]
+pub(super) struct Variants {
+    /// By the number of the old process's variant.
+    pub(super) arms: Vec<Arm>,
+    /// What the enum is here.
+    pub(super) of: String,
 }
 
 #[derive(Debug)]
@@ -527,7 +534,10 @@ impl<'s> Matcher<'s> {
             (ours, Node::Option(theirs)) => {
                 self.changes(Grade::Whole);
                 // Nor here by what ours was before: the reader looks for that once.
-                Op::Unwrap(self.direct(inside_theirs(""), (ours, to_item), (theirs, false)), self.ours.describe(ours))
+                Op::Unwrap(
+                    self.direct(inside_theirs(""), (ours, to_item), (theirs, false)),
+                    self.ours.describe(ours).into(),
+                )
             }
             (Node::List(ours) | Node::Set(ours), Node::List(theirs) | Node::Set(theirs)) => {
                 Op::List(self.node(inside("[]"), (ours, true), (theirs, true)))
@@ -558,8 +568,8 @@ impl<'s> Matcher<'s> {
         Ok(match (&our_schema.named[ours].shape, &their_schema.named[theirs].shape) {
             (Shape::Struct(ours), Shape::Struct(theirs)) => Op::Fields(self.fields(work, "", ours, theirs)?),
             (Shape::Enum(our_variants), Shape::Enum(their_variants)) => {
-                let enumeration = self.ours.describe(&Node::Named(ours));
-                Op::Variants(self.variants(work, our_variants, their_variants)?, enumeration)
+                let of = self.ours.describe(&Node::Named(ours));
+                Op::Variants(Box::new(Variants { arms: self.variants(work, our_variants, their_variants)?, of }))
             }
             _ => return Err(self.differ(&self.works[work].at, &Node::Named(ours), &Node::Named(theirs))),
         })
@@ -846,7 +856,8 @@ impl<'s> Matcher<'s> {
                     name: variant.name.clone(),
                     to: Some((number as u32, fields(&variant.fields))),
                 };
-                Op::Variants(variants.iter().enumerate().map(arm).collect(), String::new())
+                let arms = variants.iter().enumerate().map(arm).collect();
+                Op::Variants(Box::new(Variants { arms, of: String::new() }))
             }
         }
     }

@@ -269,10 +269,10 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 self.input.enter()?;
                 self.stack.push(Frame::Fields { steps, at: 0, held: Vec::new() });
             }
-            Op::Variants(arms, enumeration) => {
+            Op::Variants(variants) => {
                 self.input.enter()?;
                 let number = self.input.variant()?;
-                let steps = match arms.get(number as usize) {
+                let steps = match variants.arms.get(number as usize) {
                     Some(Arm { to: Some((to, steps)), .. }) => {
                         self.put_scalar(*to)?;
                         steps
@@ -280,7 +280,8 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                     Some(Arm { name, to: None }) => {
                         let holder = self.plan.holder;
                         return Err(RestoreError::new(format!(
-                            "it is `{name}` in {holder}, a variant that {enumeration} does not have here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`"
+                            "it is `{name}` in {holder}, a variant that {} does not have here: keep it, or say what it is called now, `#[handoff(alias = \"{name}\")]`",
+                            variants.of
                         )));
                     }
                     None => return Err(RestoreError::new(format!("there is no variant {number}"))),

@@ -165,6 +165,12 @@ impl Untaken {
         Ok(parts)
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn seed(relay: &str, schemas: Vec<Vec<u8>>, items: Vec<(u32, Item)>) -> Vec<u8> {
+        let schemas = schemas.into_iter().map(Bytes).collect();
+        Untaken { relay: relay.to_owned(), schemas, items }.encode().expect("it can be written")
+    }
+
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         codec::to_named(self).map_err(io::Error::other)
     }
