@@ -91,15 +91,18 @@ pub(crate) fn launch(wanted: Launcher) -> Result<Option<i32>, Error> {
 
 /// Whether the service does not get what the kernel has sent here: that a terminal hangs up, where this process leads its session
 /// (credentials(7)); the keys of one and its size, where the service is in another process group; and whatever is no terminal's, such as
-/// a timer that outlived execve(2).
+/// a timer that outlived execve(2), or the keys that the kernel tells pid 1 of (reboot(2), `CAD_OFF`).
 fn is_for_this_alone(signal: Signal, service: Pid) -> bool {
     match signal {
         Signal::SIGHUP if getsid(None) == Ok(Pid::this()) => true,
-        Signal::SIGHUP | Signal::SIGCONT | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => {
-            getpgid(Some(service)).is_ok_and(|group| group != getpgrp())
-        }
+        Signal::SIGHUP | Signal::SIGCONT => is_in_another_group(service),
+        Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => is_in_another_group(service) || !env::has_terminal(),
         _ => true,
     }
+}
+
+fn is_in_another_group(service: Pid) -> bool {
+    getpgid(Some(service)).is_ok_and(|group| group != getpgrp())
 }
 
 /// Whether whoever started this process waits for it, and has no way to learn of another.

@@ -605,6 +605,7 @@ fn every_history_is_one_of_a_single_process() {
         let these = [sum.handoffs, sum.rollbacks, sum.killed, sum.counts.seen, sum.counts.handed_off];
         happened.iter_mut().zip(these).for_each(|(sum, this)| *sum += this);
     }
-    // In 48 events that is by no chance.
-    assert!(happened.iter().all(|times| *times > 0), "too little has happened: {happened:?}");
+    // In 48 events that is by no chance; in those of one seed it may be.
+    let is_usual = ["FLIP_HISTORY", "FLIP_HISTORIES"].iter().all(|name| variable(name).is_none());
+    assert!(!is_usual || happened.iter().all(|times| *times > 0), "too little has happened: {happened:?}");
 }

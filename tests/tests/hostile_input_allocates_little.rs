@@ -131,7 +131,9 @@ fn nothing_panics_and_nothing_is_allocated_by_a_claim() {
         hook(panic);
     }));
     let all = || {
-        for claim in [&[0xdd, 0xff, 0xff, 0xff, 0xff][..], &[253, 255, 255, 255, 255, 255, 255, 255, 127]] {
+        let claims =
+            [&[0xdd, 0xff, 0xff, 0xff, 0xff][..], &[0x98], &[0x9f], &[253, 255, 255, 255, 255, 255, 255, 255, 127]];
+        for claim in claims {
             for depth in 1..150 {
                 assert_eq!(look(nested, "lists within lists", &claim.repeat(depth)), None);
             }

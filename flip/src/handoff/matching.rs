@@ -231,6 +231,8 @@ struct Routes {
     /// For two structs, whether the question arises at all.
     shared: HashMap<(usize, usize), bool>,
     attempts: usize,
+    /// Only to propose something: what of serde's is not the same is not asked what else it reads.
+    proposing: bool,
     /// Too many lay within each other.
     given_up: Option<Mismatch>,
 }
@@ -516,6 +518,12 @@ impl<'s> Matcher<'s> {
         }
         Ok(match (ours, theirs) {
             (Node::Leaf(to), Node::Leaf(from)) => self.leaf(&at, (*to, to_item), (*from, from_item))?,
+            (Node::SelfDescribed(our), Node::SelfDescribed(their)) if self.routes.borrow().proposing => {
+                if !our.is_same(their) {
+                    return Err(self.differ(&at, ours, theirs));
+                }
+                Op::Pieces
+            }
             (Node::SelfDescribed(ours), Node::SelfDescribed(theirs)) => {
                 if let Err(ShapeMismatch { path, what }) = ours.check(theirs) {
                     let remedy = format!("{what}; serde's own attributes say what may change (`default`, `alias`, …)");
@@ -693,7 +701,7 @@ impl<'s> Matcher<'s> {
             "" => String::new(),
             path => format!(", where `{}` is {} here and {} there", shortened(path), migrated.ours, migrated.theirs),
         };
-        let remedy = format!("nor does it come from {older}{differs}: let `from` be the type that it has there");
+        let remedy = format!("nor does it come from {older}{differs}: name in that `from` what is there");
         self.mismatch(&at, direct.ours.clone(), direct.theirs.clone(), remedy)
     }
 
@@ -863,13 +871,19 @@ impl<'s> Matcher<'s> {
     }
 
     fn missing(&self, at: &Place, ours: &Field, unmatched: impl Iterator<Item = &'s Field>) -> Mismatch {
-        let fit = |theirs: &&Field| {
+        // Not within what is being decided, and of all of them no more is tried than of one.
+        let routes = RefCell::new(Routes { proposing: true, ..Routes::default() });
+        let could_be = |ours: &Node, theirs: &Node| {
+            let plan = Matcher::new(self.ours, self.theirs, &routes, 1).run(ours, theirs, Way::Any);
+            plan.ok().map(|(_, fit)| fit).filter(|_| routes.borrow().given_up.is_none())
+        };
+        let fit = |theirs: &Field| {
             let ways = [Some(&ours.node), ours.from.as_ref()];
-            ways.into_iter().flatten().filter_map(|ours| self.could_be(ours, &theirs.node)).min()
+            ways.into_iter().flatten().filter_map(|ours| could_be(ours, &theirs.node)).min()
         };
         // What only an attempt would say is said by nobody.
         let looked_at = if self.tries == 0 { RENAMED } else { 0 };
-        let fitting = unmatched.take(looked_at).filter_map(|theirs| Some((fit(&theirs)?, theirs)));
+        let fitting = unmatched.take(looked_at).filter_map(|theirs| Some((fit(theirs)?, theirs)));
         let renamed = fitting.min_by_key(|(fit, _)| *fit).map(|(_, theirs)| &theirs.name);
         let renamed = renamed
             .map(|name| format!(", or say what it was called, `#[handoff(alias = \"{name}\")]`"))
@@ -877,13 +891,6 @@ impl<'s> Matcher<'s> {
         let remedy = format!("give it a default, `#[handoff(default)]`{renamed}");
         let ours = format!("{} without a default", self.ours.describe(&ours.node));
         self.mismatch(at, ours, "absent".to_owned(), remedy)
-    }
-
-    /// How well two types match, were they compared; not within what is being decided.
-    fn could_be(&self, ours: &Node, theirs: &Node) -> Option<Fit> {
-        let routes = RefCell::default();
-        let plan = Matcher::new(self.ours, self.theirs, &routes, 1).run(ours, theirs, Way::Any);
-        plan.ok().map(|(_, fit)| fit).filter(|_| routes.borrow().given_up.is_none())
     }
 
     fn nothing_common(&self, work: usize, ours: &[Variant], theirs: &[Variant], gone: &str) -> Mismatch {
@@ -913,16 +920,21 @@ impl<'s> Matcher<'s> {
             _ if self.is_in_a_field(at) => {
                 "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the field a new name and a default"
             }
-            _ => "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the whole a new name",
+            _ => {
+                "convert it: `#[handoff(from = \"…\", migrate = …)]`, or give the whole another name, under which it begins anew"
+            }
         };
         self.mismatch(at, self.ours.describe(ours), self.theirs.describe(theirs), remedy.to_owned())
     }
 
+    /// Whether it lies in a field that has a name, and could have another.
     fn is_in_a_field(&self, at: &Place) -> bool {
         let mut at = at;
         while let Some(work) = at.within {
             let work = &self.works[work];
-            if !at.segment.is_empty() && matches!(work.ours.0, Node::Named(_)) {
+            let name = at.segment.rsplit('.').next().unwrap_or_default();
+            let is_name = !name.is_empty() && !name.bytes().all(|byte| byte.is_ascii_digit());
+            if is_name && matches!(work.ours.0, Node::Named(_)) {
                 return true;
             }
             at = &work.at;

@@ -65,6 +65,11 @@ impl Described {
         self.reads.map_or(Ok(()), |reads| reads(&theirs.shape))
     }
 
+    /// Whether both describe the same.
+    pub(super) fn is_same(&self, other: &Described) -> bool {
+        self.shape == other.shape
+    }
+
     /// Its name, and what it is made of.
     pub(super) fn text(&self) -> (&str, String) {
         (&self.name, self.shape.text("    "))

@@ -246,7 +246,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
                 if !self.input.scalar::<bool>()? {
                     let holder = self.plan.holder;
                     return Err(RestoreError::new(format!(
-                        "it is none in {holder}, where it is optional, and {needed} here: keep it an `Option`, or convert it: `#[handoff(from = \"…\", migrate = …)]`"
+                        "it is none in {holder}, where it is optional, and {needed} here: keep it an `Option`, or convert the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`"
                     )));
                 }
                 self.stack.push(Frame::Op(*inner));
@@ -449,7 +449,7 @@ impl<'i, 'p> Transcoder<'i, 'p> {
     fn does_not_fit(&self, value: &dyn Display, from: Leaf, to: Leaf) -> RestoreError {
         let (holder, from, to) = (self.plan.holder, from.text(), to.text());
         RestoreError::new(format!(
-            "{value}, {from} in {holder}, does not fit into {to} here: keep {from}, or convert it: `#[handoff(from = \"{from}\", migrate = …)]`"
+            "{value}, {from} in {holder}, does not fit into {to} here: keep {from}, or convert the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`"
         ))
     }
 

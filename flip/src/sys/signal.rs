@@ -37,7 +37,7 @@ pub(crate) const TELL: [Signal; 13] = [
 pub(crate) enum Sender {
     /// A process, by kill(2) and its like. 0 is one in another pid namespace.
     Process(Pid),
-    /// The kernel, on its own account: a key, or a terminal that hung up.
+    /// The kernel, on its own account: a key, a terminal that hung up, a timer.
     Kernel,
     /// The same, where it told the launcher alone, which has forwarded it.
     KernelByLauncher,
@@ -157,7 +157,7 @@ fn sent_by_process(code: libc::c_int) -> bool {
     matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
 }
 
-/// The word beside a signal that the kernel has sent, for a key or a terminal that is gone. No process has this number.
+/// The word beside a signal that the kernel has sent. No process has this number.
 pub(crate) const BY_THE_KERNEL: i32 = -1;
 
 /// Sends a signal with a word beside it, sigqueue(3).

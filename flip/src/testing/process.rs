@@ -524,7 +524,7 @@ mod tests {
 
         let error = old.hand_over(|new| Ok(new.live("visits", next::Visits::default())?)).unwrap_err();
         let why = "visits: Visits.total: 4294967297, u64 in the running process, does not fit into u8 here: keep u64, \
-                   or convert it: `#[handoff(from = \"u64\", migrate = …)]`";
+                   or convert the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`";
         assert_eq!(error, HandoffError::RolledBack(why.to_owned()));
         still_here(2);
 

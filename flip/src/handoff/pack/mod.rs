@@ -70,6 +70,42 @@ mod tests {
         Ok(value)
     }
 
+    /// As types of a fixed length have it, which look at the hint first.
+    #[derive(Debug, PartialEq, Serialize)]
+    struct Exactly(Vec<u8>);
+
+    impl<'de> Deserialize<'de> for Exactly {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Items;
+            impl<'de> serde::de::Visitor<'de> for Items {
+                type Value = Exactly;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("20 numbers")
+                }
+
+                fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Exactly, A::Error> {
+                    if let Some(other) = items.size_hint().filter(|hint| *hint != 20) {
+                        return Err(serde::de::Error::invalid_length(other, &self));
+                    }
+                    let mut read = Vec::new();
+                    while let Some(item) = items.next_element()? {
+                        read.push(item);
+                    }
+                    Ok(Exactly(read))
+                }
+            }
+            deserializer.deserialize_tuple(20, Items)
+        }
+    }
+
+    #[test]
+    fn no_length_is_a_wrong_one() {
+        let exactly = || Exactly((0..20).collect());
+        let deep = vec![BTreeMap::from([(1, vec![vec![exactly(), exactly()], vec![]])])];
+        assert_eq!(taken::<Vec<BTreeMap<u8, Vec<Vec<Exactly>>>>>(&written(&deep)), Ok(deep));
+    }
+
     /// What a type reads of another's value.
     fn read_as<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, String> {
         taken(&written(value))

@@ -14,11 +14,11 @@ use super::{Error, NOTHING, too_deep};
 /// How much of a text is believed to be there before it is.
 const BELIEVED: usize = 64 * 1024;
 
-/// Of how many lists and maps that lie within each other the claimed length is believed, of which serde makes room for a mebibyte at most;
-/// those further in grow as their parts come, or a few bytes would be worth a mebibyte at each depth.
+/// How deep the claimed length of a list or a map is believed, for which serde makes room for a mebibyte at most; those further in grow
+/// as their parts come, or a few bytes would be worth a mebibyte at each depth.
 const BELIEVED_DEPTH: usize = 2;
-/// What those begin with.
-const FIRST_PARTS: usize = 8;
+/// Of so many parts it is believed everywhere.
+const FEW: usize = 8;
 
 /// Reads a value in which others lie at most so deep.
 pub(in super::super) fn read<T: DeserializeOwned>(input: impl Read, depth: usize) -> Result<T, Error> {
@@ -475,10 +475,10 @@ impl<R: Read> Parts<'_, R> {
         Value { reader: self.value.reader, left: self.value.left, nothing: None }
     }
 
-    /// How many more parts there is room to be made for.
-    fn claimed(&self) -> usize {
+    /// How many more parts there are, unless that is not to be believed. A number must be the right one: some types refuse another.
+    fn claimed(&self) -> Option<usize> {
         let parts = self.parts as usize;
-        if self.value.left >= self.value.reader.believed { parts } else { parts.min(FIRST_PARTS) }
+        (self.value.left >= self.value.reader.believed || parts <= FEW).then_some(parts)
     }
 
     fn finish<T>(self, length: u32, value: T) -> Result<T, Error> {
@@ -499,7 +499,7 @@ impl<'de, R: Read> SeqAccess<'de> for &mut Parts<'_, R> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.claimed())
+        self.claimed()
     }
 }
 
@@ -525,7 +525,7 @@ impl<'de, R: Read> MapAccess<'de> for &mut Parts<'_, R> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.claimed())
+        self.claimed()
     }
 }
 

@@ -45,11 +45,13 @@ pub(super) fn run<T: DeserializeOwned>(shapes: &Shapes, mut read: impl FnMut(T))
         trail: RefCell::default(),
         failing: RefCell::default(),
         fresh: Cell::new(0),
+        barren: Cell::new(0),
         left: Cell::new(0),
     };
     let mut all = ALL;
     for _ in 0..PASSES {
         samples.fresh.set(0);
+        samples.barren.set(0);
         samples.left.set(ONE);
         let root = Source::Shape(&shapes.root);
         match samples.give(root, 0, PhantomData::<T>) {
@@ -58,7 +60,7 @@ pub(super) fn run<T: DeserializeOwned>(shapes: &Shapes, mut read: impl FnMut(T))
             Err(_) => {}
         }
         all = all.saturating_sub(ONE - samples.left.get());
-        if all == 0 || samples.fresh.get() == 0 {
+        if all == 0 || (samples.fresh.get() == 0 && samples.barren.get() == 0) {
             break;
         }
     }
@@ -189,6 +191,7 @@ struct Step {
     place: Place,
     chosen: usize,
     fresh: usize,
+    barren: usize,
     outer: bool,
 }
 
@@ -199,8 +202,11 @@ struct Samples<'s> {
     trail: RefCell<Vec<Step>>,
     /// Fields that were not read. A sample ends there, so they come last.
     failing: RefCell<HashSet<Place>>,
-    /// How many things this sample has that none before it had, or in which, as it shows, there is nothing new any more.
+    /// How many things this sample has that none before it had.
     fresh: Cell<usize>,
+    /// How many of its choices were fruitful and are not any more, so that others have their turn. Without anything new there are fewer
+    /// each time.
+    barren: Cell<usize>,
     left: Cell<usize>,
 }
 
@@ -248,7 +254,7 @@ impl<'s> Samples<'s> {
         let result = seed.deserialize(value);
         let mut sites = self.sites.borrow_mut();
         // The innermost first: as long as something goes on there, it does in what is around it.
-        for Step { place, chosen, fresh, outer } in self.trail.borrow_mut().drain(since..).rev() {
+        for Step { place, chosen, fresh, barren, outer } in self.trail.borrow_mut().drain(since..).rev() {
             let site = sites.entry(place).or_default();
             if outer {
                 site.active = false;
@@ -256,13 +262,12 @@ impl<'s> Samples<'s> {
             if result.is_ok() {
                 site.read.get_or_insert(chosen);
             }
-            let known = site.fruitful.len();
-            site.fruitful.retain(|other| *other != chosen);
             if self.fresh.get() > fresh {
+                site.fruitful.retain(|other| *other != chosen);
                 site.fruitful.push(chosen);
-            } else if site.fruitful.len() < known {
-                // Another one has its turn.
-                self.fresh.set(self.fresh.get() + 1);
+            } else if outer && self.barren.get() == barren && site.fruitful.contains(&chosen) {
+                site.fruitful.retain(|other| *other != chosen);
+                self.barren.set(self.barren.get() + 1);
             }
         }
         result.map_err(|mut failed| {
@@ -286,7 +291,8 @@ impl<'s> Samples<'s> {
             fruitful.or(site.read).unwrap_or(0)
         };
         let outer = !std::mem::replace(&mut site.active, true);
-        self.trail.borrow_mut().push(Step { place, chosen, fresh: self.fresh.get(), outer });
+        let (fresh, barren) = (self.fresh.get(), self.barren.get());
+        self.trail.borrow_mut().push(Step { place, chosen, fresh, barren, outer });
         chosen
     }
 

@@ -502,6 +502,9 @@ cases! {
     option_of_another_in_a_variant { struct State { a: New3 } struct New3(E3); enum E3 { A(Option<bool>, char), B, C(Vec<i64>, (f64, f32, bool)) } }
         { pub struct State { a: New3 } struct New3(E3); enum E3 { A(f32, char), C(Vec<i64>, (f64, f32, bool)) } }
         refused(State { a: New3(E3::A(Some(true), 'c')) }, ".a.A.0: invalid type: boolean, expected f32");
+    behind_what_is_in_itself { enum State { Node(K) } enum K { Z, A(Option<bool>), B(Vec<State>) } }
+        { pub enum State { Node(K) } enum K { Z, A(Option<String>), B(Vec<State>) } }
+        refused(State::Node(K::A(Some(true))), ".Node.A: invalid type: boolean, expected a string");
     untagged_with_more { struct State { a: Vec<U>, b: u8 } #[serde(untagged)] enum U { N(u8), Pair { x: u8, y: u8 } } }
         { pub struct State { a: Vec<U>, b: u16 } #[serde(untagged)] enum U { Text(String), N(u16), Pair { x: u16, #[serde(default)] z: u8, y: u16 } } }
         taken(State { a: vec![U::N(1), U::Pair { x: 2, y: 3 }], b: 4 }, "State { a: [N(1), Pair { x: 2, z: 0, y: 3 }], b: 4 }");
@@ -523,6 +526,38 @@ cases! {
     internal_with_more { #[serde(tag = "t")] enum State { A { x: u8 }, B { y: u8 } } }
         { #[serde(tag = "t")] pub enum State { C, B { #[serde(default)] w: u8, y: u16 }, A { x: u16 } } }
         taken(State::B { y: 1 }, "B { w: 0, y: 1 }");
+}
+
+/// How many samples it takes until nothing is left to look at.
+fn samples<T: DeserializeOwned>() -> usize {
+    thread_local! {
+        static MADE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+    struct Counted<T>(std::marker::PhantomData<T>);
+    impl<'de, T: DeserializeOwned> Deserialize<'de> for Counted<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            MADE.set(MADE.get() + 1);
+            T::deserialize(deserializer).map(|_| Counted(std::marker::PhantomData))
+        }
+    }
+    let shapes = Shapes::trace::<T>();
+    MADE.set(0);
+    assert_eq!(shapes.check::<Counted<T>>(), Ok(()));
+    MADE.get()
+}
+
+#[test]
+fn samples_of_what_is_in_itself_come_to_an_end() {
+    types! {
+        enum List { Of(Vec<List>), Nothing }
+        enum Tree { Node(Kind3) }
+        enum Kind3 { Nothing, Perhaps(Option<bool>), More(Vec<Tree>) }
+        struct Both { p: One, q: Other }
+        enum One { A(Option<Box<Other>>), B(Option<u8>), C(Vec<Other>) }
+        enum Other { A(Vec<One>), B(Option<u8>), C(Option<Box<One>>) }
+    }
+    let all = [samples::<List>(), samples::<Tree>(), samples::<Both>(), samples::<serde_json::Value>()];
+    assert!(all.iter().all(|samples| *samples < 100), "{all:?}");
 }
 
 /// Says of an odd number that it is not one.

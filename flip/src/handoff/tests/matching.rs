@@ -146,8 +146,8 @@ fn numbers_widen_and_narrow_if_they_fit() {
     let error = become_::<_, Vec<u8>>(&vec![1u64, 256]).unwrap_err();
     assert_eq!(
         error,
-        "a list of u8[1]: 256, u64 in the running process, does not fit into u8 here: keep u64, or convert it: \
-         `#[handoff(from = \"u64\", migrate = …)]`"
+        "a list of u8[1]: 256, u64 in the running process, does not fit into u8 here: keep u64, or convert \
+         the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`"
     );
     assert!(become_::<_, u64>(&-1i64).unwrap_err().contains(": -1, i64 in the running process, does not fit into u64"));
     assert!(become_::<_, i128>(&u128::MAX).is_err());
@@ -166,7 +166,7 @@ fn optional_and_not() {
     assert_eq!(
         error,
         "a list of u8[1]: it is none in the running process, where it is optional, and u8 here: keep it an `Option`, or \
-         convert it: `#[handoff(from = \"…\", migrate = …)]`"
+         convert the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`"
     );
 }
 
@@ -340,7 +340,7 @@ fn older_types_are_migrated() {
     assert_eq!(
         error,
         "before the freeze: `Whole` is the struct `Whole` here and (u8, u8) in the running process: nor does it come \
-         from the struct `Inner`: let `from` be the type that it has there"
+         from the struct `Inner`: name in that `from` what is there"
     );
 }
 
@@ -605,8 +605,8 @@ fn what_differs_deep_inside_is_said_with_the_path_of_the_value() {
     let error = become_::<_, new::State>(&old::State { rooms }).unwrap_err();
     assert_eq!(
         error,
-        "State.rooms[1][1].1: 999, u64 in the running process, does not fit into u8 here: keep u64, or convert it: \
-         `#[handoff(from = \"u64\", migrate = …)]`"
+        "State.rooms[1][1].1: 999, u64 in the running process, does not fit into u8 here: keep u64, or convert \
+         the field, from the type that it had: `#[handoff(from = \"…\", migrate = …)]`"
     );
 }
 

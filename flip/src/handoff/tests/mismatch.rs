@@ -49,10 +49,10 @@ fn what_differs_is_named() {
             migrate = …)]`, or give the field a new name and a default"));
     differ!({ struct Visits([u8; 3], u8); } { struct Visits([u8; 4], u8); }
         => Some("`Visits.0` is [u8; 3] here and [u8; 4] in the running process: convert it: `#[handoff(from = \"…\", \
-            migrate = …)]`, or give the field a new name and a default"));
+            migrate = …)]`, or give the whole another name, under which it begins anew"));
     differ!({ enum Visits { A(u8) } } { enum Visits { A(f64) } }
         => Some("`Visits.A.0` is u8 here and f64 in the running process: convert it: `#[handoff(from = \"…\", \
-            migrate = …)]`, or give the field a new name and a default"));
+            migrate = …)]`, or give the whole another name, under which it begins anew"));
     differ!({ enum Visits { A, B(u8) } } { enum Visits { C, D } }
         => Some("`Visits` is one of `A`, `B` here and one of `C`, `D` in the running process: keep one of these, or say \
             what it is called now, `#[handoff(alias = \"C\")]`"));
@@ -64,7 +64,7 @@ fn what_differs_is_named() {
     differ!({ enum Visits { A } } { enum Visits {} } => None::<&str>);
     differ!({ enum Visits {} } { struct Visits; }
         => Some("`Visits` is the enum `Visits` here and the struct `Visits` in the running process: convert it: \
-            `#[handoff(from = \"…\", migrate = …)]`, or give the whole a new name"));
+            `#[handoff(from = \"…\", migrate = …)]`, or give the whole another name, under which it begins anew"));
     differ!({ struct Visits { n: Option<Box<Visits>>, x: u8 } } { struct Visits { n: Option<Box<Visits>>, x: char } }
         => Some("`Visits.x` is u8 here and char in the running process: convert it: `#[handoff(from = \"…\", \
             migrate = …)]`, or give the field a new name and a default"));
@@ -140,5 +140,5 @@ fn deep_inside_the_path_leads_there() {
 
     // Where there is no field, none can have another name.
     let whole = Schema::of::<Vec<(u64, u8)>>().plan(&Schema::of::<Vec<(String, u8)>>()).unwrap_err();
-    assert!(whole.remedy.ends_with("or give the whole a new name"), "{whole}");
+    assert!(whole.remedy.ends_with("or give the whole another name, under which it begins anew"), "{whole}");
 }
