@@ -4,6 +4,7 @@
 //! not installed is skipped, which is said. Where `FLIP_CI` is set it is a failure, but for what takes long to build.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ enum End {
     Interrupt,
     /// By a signal that nobody ignores in the background, as shells have it with the interrupt key's.
     Termination,
-    /// It reads its standard input.
+    /// It reads its standard input, which has the number of the process that serves at last.
     Input,
 }
 
@@ -113,7 +114,10 @@ impl Restarted {
         match end {
             End::Interrupt => Process::open(child.0.id().cast_signed()).signal(Signal::SIGINT),
             End::Termination => Process::open(child.0.id().cast_signed()).signal(Signal::SIGTERM),
-            End::Input => drop(child.0.stdin.take()),
+            End::Input => {
+                let mut input = child.0.stdin.take().unwrap();
+                write!(input, "{}", self.service.owner().pid).unwrap();
+            }
         }
         let mut status = None;
         self.service.until("the client ends", || {

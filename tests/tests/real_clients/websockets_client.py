@@ -1,4 +1,4 @@
-"""Talks without pause over WebSockets until standard input ends, then says as JSON what came of it."""
+"""Talks without pause over WebSockets until standard input ends and the process answers that it names; then says as JSON what came of it."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ async def main(url):
         nonlocal answered
         try:
             async with socket:
-                count = 0
-                while not over.done():
+                count, pid = 0, None
+                while not over.done() or pid != over.result():
                     count += 1
                     # Of several frames, so that it is caught amid a message, too.
                     await socket.send(["message ", str(count)])
