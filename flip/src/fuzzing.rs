@@ -468,8 +468,19 @@ pub fn content(bytes: &[u8]) {
     drop(shared.notes.take());
 }
 
+/// As far as the socket takes them, each with up to three duplicates of a descriptor.
+fn send_packets(mut bytes: &[u8], socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) {
+    fd::set_nonblocking(socket, true).expect("it is a socket");
+    while let Some(packet) = counted(&mut bytes) {
+        let Some((how, packet)) = packet.split_first() else { continue };
+        if fd::send(socket, packet, &vec![fd; usize::from(how & 3)]).is_err() {
+            break;
+        }
+    }
+}
+
 /// Packets of one of the sockets of a process that drains.
-fn drained(mut bytes: &[u8], calls: bool) {
+fn drained(bytes: &[u8], calls: bool) {
     static SHARED: OnceLock<(Arc<Shared>, Live<Rich>)> = OnceLock::new();
     let (shared, live) = SHARED.get_or_init(|| {
         let shared = Shared::new(true).expect("there are descriptors");
@@ -482,14 +493,7 @@ fn drained(mut bytes: &[u8], calls: bool) {
     let pair = || fd::seqpacket_pair().expect("there are descriptors");
     let ((their_calls, our_calls), (their_passes, our_passes)) = (pair(), pair());
     let socket = if calls { &their_calls } else { &their_passes };
-    fd::set_nonblocking(socket.as_fd(), true).expect("it is a socket");
-    let null = null();
-    while let Some(packet) = counted(&mut bytes) {
-        let Some((how, packet)) = packet.split_first() else { continue };
-        if fd::send(socket.as_fd(), packet, &vec![null.as_fd(); usize::from(how & 3)]).is_err() {
-            break;
-        }
-    }
+    send_packets(bytes, socket.as_fd(), null().as_fd());
     for socket in [&their_calls, &their_passes] {
         shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
     }
@@ -537,14 +541,8 @@ pub fn items(mut bytes: &[u8]) {
     };
     let pair = || fd::seqpacket_pair().expect("there are descriptors");
     let ((their_calls, our_calls), (their_passes, our_passes), (their_items, our_items)) = (pair(), pair(), pair());
-    fd::set_nonblocking(their_items.as_fd(), true).expect("it is a socket");
     let (stream, _peer) = UnixStream::pair().expect("there are descriptors");
-    while let Some(packet) = counted(&mut bytes) {
-        let Some((how, packet)) = packet.split_first() else { continue };
-        if fd::send(their_items.as_fd(), packet, &vec![stream.as_fd(); usize::from(how & 3)]).is_err() {
-            break;
-        }
-    }
+    send_packets(bytes, their_items.as_fd(), stream.as_fd());
     for socket in [&their_calls, &their_passes, &their_items] {
         shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
     }

@@ -236,6 +236,14 @@ impl Unit {
         assert_eq!(self.show(property), value, "{property} of {}", self.name);
     }
 
+    /// It has this value for as long, whenever one looks.
+    pub fn keeps(&self, property: &str, value: &str, time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            self.shows(property, value);
+        }
+    }
+
     pub fn main_pid(&self) -> i32 {
         self.show("MainPID").parse().expect("a process has a number")
     }

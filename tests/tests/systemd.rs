@@ -438,8 +438,7 @@ fn starts_and_drains_outlast_the_limits_of_the_unit(release: Release) {
     let mut gate = unit.gate("start");
     unit.does(&["start", "--no-block"]);
     unit.until_log("is at the gate start");
-    std::thread::sleep(Duration::from_secs(2));
-    unit.shows("ActiveState", "activating");
+    unit.keeps("ActiveState", "activating", Duration::from_secs(2));
     gate.open();
     until_serves(&unit, 1);
     is_well(&unit, 1);
@@ -447,8 +446,7 @@ fn starts_and_drains_outlast_the_limits_of_the_unit(release: Release) {
     held.ask("/hold").expect("it is open");
     unit.does(&["stop", "--no-block"]);
     unit.until("StatusText", |status| status.starts_with("generation 1 stops; 1 connection"));
-    std::thread::sleep(Duration::from_secs(2));
-    unit.shows("ActiveState", "deactivating");
+    unit.keeps("ActiveState", "deactivating", Duration::from_secs(2));
     drop(held);
     unit.until("ActiveState", |state| state == "inactive");
     unit.shows("Result", "success");

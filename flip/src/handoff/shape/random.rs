@@ -15,7 +15,7 @@ use serde::ser::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::super::codec;
+use super::super::{codec, tests::Random};
 use super::*;
 
 type Name = &'static str;
@@ -548,20 +548,15 @@ const NAMES: [Name; 6] = ["alpha", "beta", "gamma", "delta", "eps", "zeta"];
 /// What something is called that was called otherwise.
 const RENAMED: [Name; 4] = ["eta", "theta", "iota", "kappa"];
 
-/// Numbers that look random: splitmix64.
 struct Maker {
-    state: u64,
+    random: Random,
     /// How many containers there are.
     containers: usize,
 }
 
 impl Maker {
     fn below(&mut self, limit: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit as u64) as usize
+        self.random.below(limit)
     }
 
     fn container(&mut self) -> Name {
@@ -759,7 +754,7 @@ struct Seen {
 /// # Errors
 /// In what the two differ.
 fn compare(seed: u64, seen: &mut Seen) -> Result<(), String> {
-    let mut maker = Maker { state: seed, containers: 0 };
+    let mut maker = Maker { random: Random::of(seed), containers: 0 };
     let old = Type::Struct(maker.container(), maker.parts(3));
     let mut new = old.clone();
     for _ in 0..maker.below(3) {
@@ -775,7 +770,10 @@ fn compare(seed: u64, seen: &mut Seen) -> Result<(), String> {
         seen.unsure += 1;
         return Ok(());
     }
-    let of_kind = expected.contains(&Err(Not::Kind));
+    // What is refused may lie where few values come to.
+    let mut others = std::iter::repeat_with(|| convert(&old, &new, &maker.value(&old))).take(10_000);
+    let of_kind =
+        expected.contains(&Err(Not::Kind)) || (refused.is_some() && others.any(|other| other == Err(Not::Kind)));
     match &refused {
         None if of_kind => return Err(said("what is never read is not refused before".to_owned())),
         Some(refused) if !of_kind => return Err(said(format!("it can be read, and is refused before: {refused}"))),

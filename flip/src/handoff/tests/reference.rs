@@ -1397,11 +1397,7 @@ fn is_of_the_value(error: &str) -> bool {
 /// # Errors
 /// In what the two differ.
 fn compare(seed: u64, seen: &mut Seen) -> Result<(), String> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    // The first ones of two neighbours are alike.
-    for _ in 0..4 {
-        random.next();
-    }
+    let mut random = Random::of(seed);
     let recursive = random.below(2) == 0;
     let mut maker = Maker { random, recursive, froms: 0, parts: 0 };
     let (ours, theirs) = maker.valid_pair();
