@@ -57,19 +57,25 @@ pub mod bench {
         handoff::save(value, &mut Written(bytes))
     }
 
-    pub fn restore<T: Handoff>(mut bytes: &[u8]) -> Result<T, RestoreError> {
-        let mut input = Restorer::new(&mut bytes, Limits::default());
+    /// Reads what [`save`] wrote, by one thread.
+    pub fn restore<T: Handoff>(bytes: &[u8]) -> Result<T, RestoreError> {
+        restore_by(1, bytes)
+    }
+
+    /// The same by so many threads, beside this one.
+    pub fn restore_by<T: Handoff>(readers: usize, mut bytes: &[u8]) -> Result<T, RestoreError> {
+        let mut input = Restorer::new(&mut bytes, Limits { readers, ..Limits::default() });
         let value = handoff::restore(&mut input)?;
         input.finish()?;
         Ok(value)
     }
 
     /// Reads what [`save`] wrote of an `Old` of another schema.
-    pub fn restore_from<Old: Handoff, T: Handoff>(mut bytes: &[u8]) -> Result<T, RestoreError> {
+    pub fn restore_from<Old: Handoff, T: Handoff>(readers: usize, mut bytes: &[u8]) -> Result<T, RestoreError> {
         let plan = Schema::of::<T>().plan(&Schema::of::<Old>()).map_err(|m| RestoreError::new(m.to_string()))?;
         assert!(plan.is_needed(), "the two schemas are the same");
-        let input = Restorer::new(&mut bytes, Limits::default());
-        handoff::restore_matched(input, &plan, Limits::default())
+        let limits = Limits { readers, ..Limits::default() };
+        handoff::restore_matched(Restorer::new(&mut bytes, limits), &plan, limits)
     }
 }
 

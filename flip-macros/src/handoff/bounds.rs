@@ -14,6 +14,11 @@ use super::{ast::Input, attr::Default_, expand::Paths};
 /// The where clause of the implementation: the item's own, and what the fields ask for.
 pub fn where_clause(input: &Input<'_>, paths: &Paths) -> Option<WhereClause> {
     let mut generics = input.item.generics.clone();
+    // The whole is, as `Handoff` wants it, if its parameters are.
+    let params: Vec<_> = generics.type_params().map(|param| param.ident.clone()).collect();
+    for param in params {
+        generics.make_where_clause().predicates.push(parse_quote!(#param: ::core::marker::Send));
+    }
     if let Some(bound) = &input.attrs.bound {
         if !bound.is_empty() {
             generics.make_where_clause().predicates.extend(bound.iter().cloned());
@@ -28,8 +33,10 @@ pub fn where_clause(input: &Input<'_>, paths: &Paths) -> Option<WhereClause> {
         let attrs = &field.attrs;
         let mut bounds = Vec::new();
         match (&attrs.skip, &attrs.serde) {
-            (Some(_), _) => {}
-            (None, Some(_)) => bounds.push(quote!(#private::Serialize + #private::DeserializeOwned)),
+            (Some(_), _) => bounds.push(quote!(::core::marker::Send)),
+            (None, Some(_)) => {
+                bounds.push(quote!(#private::Serialize + #private::DeserializeOwned + ::core::marker::Send))
+            }
             (None, None) => bounds.push(quote!(#private::Handoff)),
         }
         match (&attrs.skip, &attrs.default) {

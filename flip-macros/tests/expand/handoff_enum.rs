@@ -11,6 +11,7 @@ const _: () = {
     #[automatically_derived]
     impl<'a, T: Iterator, const N: usize> Mode<'a, T, N>
     where
+        T: ::core::marker::Send,
         T::Item: crate::flip::__private::Handoff,
         T: crate::flip::__private::Handoff,
     {
@@ -65,6 +66,7 @@ const _: () = {
     impl<'a, T: Iterator, const N: usize> crate::flip::__private::Handoff
     for Mode<'a, T, N>
     where
+        T: ::core::marker::Send,
         T::Item: crate::flip::__private::Handoff,
         T: crate::flip::__private::Handoff,
     {

@@ -675,6 +675,44 @@ mod tests {
     }
 
     #[test]
+    fn large_collections_become_another_release_s() {
+        #[derive(Handoff)]
+        struct Old {
+            total: u32,
+            gone: String,
+            name: String,
+        }
+        #[derive(Handoff)]
+        struct New {
+            name: String,
+            #[handoff(alias = "total")]
+            count: u64,
+            #[handoff(default = 7)]
+            more: u8,
+        }
+        const COUNT: u32 = 40_000;
+        let name = |number: u32| format!("{number:030}");
+        let (here, there) = (Shared::new(true).unwrap(), Shared::new(false).unwrap());
+        let olds: Vec<_> = (0..COUNT).map(|total| Old { total, gone: "gone".repeat(5), name: name(total) }).collect();
+        let _ours = Live::declare("state", olds, &here);
+        let plan = Schema::of::<Vec<New>>().plan(&Schema::of::<Vec<Old>>()).unwrap();
+        let theirs = Live::<Vec<New>>::expect("state", plan, &there);
+        let (ours, socket) = fd::stream_pair().unwrap();
+        here.freeze.begin(1, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| freeze_and_send(&here, 1, ours.as_fd(), vec![], Duration::ZERO).unwrap());
+            receive(&there, &mut reader(&there, socket)).unwrap();
+        });
+        let check = |news: &Vec<New>| {
+            assert_eq!(news.len(), COUNT as usize);
+            for (number, new) in (0..COUNT).zip(news) {
+                assert_eq!((&new.name, new.count, new.more), (&name(number), number.into(), 7));
+            }
+        };
+        theirs.read(check).unwrap();
+    }
+
+    #[test]
     fn what_was_made_ready_is_used() {
         #[derive(Handoff)]
         struct One {

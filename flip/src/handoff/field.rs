@@ -10,7 +10,7 @@ use super::{
 };
 
 #[inline]
-pub fn save_field<'a, T, C: Codec<T>>(
+pub fn save_field<'a, T: Send, C: Codec<T>>(
     name: &'static str,
     codec: C,
     value: &'a T,
@@ -23,7 +23,7 @@ pub fn save_field<'a, T, C: Codec<T>>(
 }
 
 #[inline]
-pub fn restore_field<T, C: Codec<T>>(
+pub fn restore_field<T: Send, C: Codec<T>>(
     name: &'static str,
     codec: C,
     input: &mut Restorer<'_>,

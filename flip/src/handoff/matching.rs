@@ -4,7 +4,7 @@
 //! or only the data can tell; what only the old process has is skipped; what only the new one has needs a default. The
 //! result is a [`Plan`], which [`Transcoder`](super::transcode::Transcoder) carries out without knowing any type.
 
-use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc, sync::Arc};
 
 use super::{
     error::shortened,
@@ -32,9 +32,9 @@ const RENAMED: usize = 32;
 pub(super) type OpId = usize;
 
 /// How bytes that the old process wrote become those that this one reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(super) ops: Vec<Op>,
+    pub(super) ops: Arc<[Op]>,
     pub(super) root: OpId,
     /// The bytes differ; otherwise they are read as they are.
     changed: bool,
@@ -80,6 +80,14 @@ pub(super) enum Op {
     Same(OpId),
     /// Is filled in when its types are looked at.
     Pending,
+}
+
+impl Op {
+    /// Whether what it reads has memory of its own.
+    pub(super) fn is_allocated(&self) -> bool {
+        use Leaf::{CText, OsText, Text};
+        matches!(self, Op::List(_) | Op::Map(..) | Op::Pieces | Op::Leaf { leaf: Text | OsText | CText, .. })
+    }
 }
 
 #[derive(Debug)]
@@ -418,7 +426,7 @@ impl<'s> Matcher<'s> {
             self.ops[op] = self.skip_named(theirs);
         }
         let changed = self.fit.grade != Grade::Same;
-        Ok((Plan { ops: self.ops, root, changed, holder: RUNNING }, self.fit))
+        Ok((Plan { ops: self.ops.into(), root, changed, holder: RUNNING }, self.fit))
     }
 
     fn put(&mut self, op: Op) -> OpId {

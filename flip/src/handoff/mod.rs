@@ -42,6 +42,8 @@ mod room;
 mod saver;
 mod schema;
 mod shape;
+mod skim;
+mod spread;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,7 @@ pub(crate) use room::Room;
 pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;
+pub(crate) use spread::readers;
 pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};
@@ -177,6 +180,12 @@ use transcode::Transcoder;
 /// A parameter that a field mentions must be `Handoff`. For a type that has only serde's traits, wrap it where it is
 /// used (`Cached<flip::Serde<Config>>`), or say `#[handoff(bound = "T: serde::Serialize + serde::de::DeserializeOwned")]`.
 ///
+/// # Threads
+///
+/// A type is `Send`, and so are its parameters: values are made on other threads than those that use them. The elements of a large
+/// collection are read by several at once where that helps, so a `default`, a `migrate` and serde's `Deserialize` may run for
+/// several elements at the same time, in any order, and again for those around one that could not be read.
+///
 /// # Caveats
 ///
 /// What is changed through a shared reference (cells, locks, atomics, `Arc` and `Rc`) is not `Handoff`: a reader could
@@ -196,7 +205,7 @@ use transcode::Transcoder;
     note = "for a type that has only serde's two traits: wrap it in `flip::Serde<…>`, or let it be a field of a type that derives `Handoff`",
     note = "cells, locks, atomics, `Arc` and `Rc` are never: a reader could change it during the freeze"
 )]
-pub trait Handoff: Sized {
+pub trait Handoff: Sized + Send {
     /// Describes the type, and those that it is made of.
     #[doc(hidden)]
     fn schema(schemas: &mut Schemas) -> Type;
@@ -289,7 +298,7 @@ impl<T> From<T> for Serde<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Handoff for Serde<T> {
+impl<T: Serialize + DeserializeOwned + Send> Handoff for Serde<T> {
     fn schema(_: &mut Schemas) -> Type {
         Type::self_described::<T>()
     }

@@ -21,7 +21,7 @@ use super::{Handoff, RestoreError, Restorer, SaveError, Saver, Schemas, Type, bl
     note = "derive it: `#[derive(flip::Handoff)]` on `{T}`",
     note = "or leave the field out: `#[handoff(skip)]`"
 )]
-pub trait Codec<T>: Copy {
+pub trait Codec<T: Send>: Copy + Send + Sync {
     fn schema(self, schemas: &mut Schemas) -> Type;
     fn save<'a>(self, value: &'a T, out: &mut Saver<'a>) -> Result<(), SaveError>;
     fn restore(self, input: &mut Restorer<'_>) -> Result<T, RestoreError>;
@@ -154,7 +154,7 @@ impl<T: Handoff> Codec<T> for ByHandoff {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Codec<T> for BySerde {
+impl<T: Serialize + DeserializeOwned + Send> Codec<T> for BySerde {
     fn schema(self, _: &mut Schemas) -> Type {
         Type::self_described::<T>()
     }
@@ -186,7 +186,7 @@ pub trait CanBeHandedOver {}
 )]
 pub trait Unshared {}
 
-impl<T: Unshared> Codec<T> for Refused {
+impl<T: Unshared + Send> Codec<T> for Refused {
     fn schema(self, _: &mut Schemas) -> Type {
         unreachable!("nothing is `Unshared`")
     }
@@ -200,7 +200,7 @@ impl<T: Unshared> Codec<T> for Refused {
     }
 }
 
-impl<T: CanBeHandedOver> Codec<T> for ByNothing {
+impl<T: CanBeHandedOver + Send> Codec<T> for ByNothing {
     fn schema(self, _: &mut Schemas) -> Type {
         unreachable!("nothing is `CanBeHandedOver`")
     }

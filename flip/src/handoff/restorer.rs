@@ -14,7 +14,10 @@ use serde::de::DeserializeOwned;
 use super::{
     RestoreError,
     codec::{self, NotRead, Scalar},
+    matching::Plan,
     room::Room,
+    skim::{Element, Skim, Stop},
+    spread::Stretch,
     stream::{BULK, CHUNK, DIRECT, EMPTY_ELEMENTS, Limits, Source, TOO_MANY_EMPTY, too_deep},
 };
 use crate::{
@@ -71,6 +74,97 @@ impl<'a> Restorer<'a> {
         Self { matched: true, ..Self::new(source, limits) }
     }
 
+    /// Reads what lies so deep in other values.
+    pub(super) fn at_depth(mut self, depth: usize) -> Self {
+        self.depth = depth;
+        self
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Whether nothing is left, and all was wanted.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest().is_empty() && self.descriptors.is_empty() && !self.given_up
+    }
+
+    pub(super) fn is_matched(&self) -> bool {
+        self.matched
+    }
+
+    /// Whether what comes next can be cut off here, if it is an element.
+    #[inline]
+    pub(super) fn is_at_boundary(&self) -> bool {
+        !self.matched || self.rest().is_empty()
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.limits.readers
+    }
+
+    /// About how many bytes are cut off at a time, where several threads may read.
+    #[inline]
+    pub(super) fn stretch(&self) -> Option<u64> {
+        (self.limits.readers > 1 && self.source.is_some()).then_some(self.limits.stretch as u64)
+    }
+
+    /// Cuts off whole elements, at least one and at most `left`: those that have come, as far as they are one stretch. Waits only
+    /// where none has. None where the next one has to be read in place.
+    pub(super) fn cut(
+        &mut self,
+        plan: &Plan,
+        element: Element,
+        left: usize,
+        mut spare: Vec<u8>,
+    ) -> Result<Option<Stretch>, RestoreError> {
+        loop {
+            let mut skim = Skim::new(plan, self.rest());
+            let mut count = 0;
+            let stop = loop {
+                if count == left || skim.at() >= self.limits.stretch {
+                    break None;
+                }
+                match skim.element(element) {
+                    Ok(()) => count += 1,
+                    Err(stop) => break Some(stop),
+                }
+            };
+            let length = skim.at();
+            if count > 0 {
+                spare.clear();
+                spare.extend_from_slice(&self.rest()[..length]);
+                self.position += length;
+                return Ok(Some(Stretch { bytes: spare, count, plan: None, limits: self.limits, depth: self.depth }));
+            }
+            let is_short = stop == Some(Stop::Short) && self.rest().len() < self.limits.stretch;
+            if !is_short || !self.receive_more()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The same where the source has to do it.
+    pub(super) fn cut_by_source(&mut self, left: usize, spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
+        self.source.as_mut().map_or(Ok(None), |source| source.cut(left, spare))
+    }
+
+    /// Takes back so many elements, which were cut off last, in these bytes.
+    pub(super) fn put_back(&mut self, bytes: &[u8], count: usize) {
+        match &mut self.source {
+            Some(source) if self.matched => source.put_back(bytes, count),
+            _ => {
+                self.passed = self.consumed() - bytes.len() as u64;
+                self.buffer.splice(..self.position, bytes.iter().copied());
+                self.position = 0;
+            }
+        }
+    }
+
     /// Where the two schemas differ, what need not be there, and what can be of two types, is behind a byte that says so.
     #[inline]
     pub(super) fn tag(&mut self, otherwise: u8) -> Result<u8, RestoreError> {
@@ -113,17 +207,20 @@ impl<'a> Restorer<'a> {
     /// Waits for at least one byte more.
     #[cold]
     fn receive(&mut self) -> Result<(), RestoreError> {
-        let Some(source) = &mut self.source else { return Err(ended()) };
+        if self.receive_more()? { Ok(()) } else { Err(ended()) }
+    }
+
+    /// The same; false where none comes.
+    fn receive_more(&mut self) -> Result<bool, RestoreError> {
+        let Some(source) = &mut self.source else { return Ok(false) };
         self.buffer.drain(..self.position);
         self.passed += self.position as u64;
         self.position = 0;
         let before = (self.buffer.len(), self.descriptors.len());
         source.receive(&mut self.buffer, &mut self.descriptors).map_err(not_received)?;
         // Out of a transcoder a descriptor may come without any byte.
-        if (self.buffer.len(), self.descriptors.len()) == before {
-            return Err(ended());
-        }
-        self.within_limit()
+        let more = (self.buffer.len(), self.descriptors.len()) != before;
+        self.within_limit().map(|()| more)
     }
 
     fn within_limit(&self) -> Result<(), RestoreError> {

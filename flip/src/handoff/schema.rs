@@ -304,7 +304,7 @@ impl<'s> Fields<'s> {
     }
 
     #[doc(hidden)]
-    pub fn field<T, C: Codec<T>>(&mut self, name: &'static str, codec: C) -> Facts<'_> {
+    pub fn field<T: Send, C: Codec<T>>(&mut self, name: &'static str, codec: C) -> Facts<'_> {
         let node = codec.schema(self.schemas).0;
         self.list.push(Field { name: name.to_owned(), aliases: Vec::new(), default: false, from: None, node });
         let field = self.list.len() - 1;
@@ -424,7 +424,7 @@ impl Schema {
     /// Made once for each type.
     pub(crate) fn of<T: Handoff>() -> Arc<Self> {
         static MADE: Made<Schema> = Made::new();
-        MADE.get(identity::<T>(), Self::make::<T>)
+        MADE.get(identity::<T>(), || Self::made(T::schema))
     }
 
     /// How values of a schema, as it was [encoded](Self::encode), become a `T`. Calls come one after the other from the
@@ -451,9 +451,9 @@ impl Schema {
         plan
     }
 
-    fn make<T: Handoff>() -> Self {
+    pub(super) fn made(describe: impl FnOnce(&mut Schemas) -> Type) -> Self {
         let mut schemas = Schemas::default();
-        let root = T::schema(&mut schemas).0;
+        let root = describe(&mut schemas).0;
         // Every place was filled when the description that took it came back.
         let named = schemas.named.into_iter().flatten().collect();
         Self { root, named }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::room::Room;
+use super::{RestoreError, room::Room, spread::Stretch};
 #[cfg(doc)]
 use super::{Restorer, Saver};
 use crate::{live::Hold, relay::Post, sys::spare::Spare};
@@ -72,6 +72,15 @@ pub(crate) trait Source {
         None
     }
 
+    /// Cuts off whole elements of the collection that comes now, of which `left` are to come: see
+    /// [`Restorer::cut`]. For a source whose bytes are not those that the types here would have written.
+    fn cut(&mut self, _left: usize, _spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
+        Ok(None)
+    }
+
+    /// Takes back so many elements that were cut off.
+    fn put_back(&mut self, _bytes: &[u8], _count: usize) {}
+
     /// Which tells whether this process owns what it has received.
     fn hold(&self) -> Option<&Arc<Hold>> {
         None
@@ -90,11 +99,15 @@ pub(crate) struct Limits {
     pub(crate) depth: usize,
     /// How many bytes there may be in all.
     pub(crate) bytes: u64,
+    /// How many threads may read one collection.
+    pub(crate) readers: usize,
+    /// About how many bytes of it one of them is given at a time.
+    pub(crate) stretch: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: DEPTH, bytes: u64::MAX }
+        Self { depth: DEPTH, bytes: u64::MAX, readers: 1, stretch: CHUNK }
     }
 }
 

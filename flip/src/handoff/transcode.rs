@@ -16,6 +16,8 @@ use super::{
     matching::{Arm, Op, OpId, Plan, Step},
     room::Room,
     schema::Leaf,
+    skim::Element,
+    spread::{MANY, Stretch},
     stream::CHUNK,
 };
 use crate::live::Hold;
@@ -94,19 +96,43 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         Transcoder { input, plan, stack, out: Output::default(), held: Vec::new(), skipping: 0, operations: 0 }
     }
 
-    /// Nothing may be left but what is gone over: it can come last, when the reader has all it asked for.
-    pub(crate) fn finish(mut self) -> Result<(), RestoreError> {
+    /// `input` gives so many elements of one collection.
+    pub(super) fn of_stretch(input: Restorer<'i>, plan: &'p Plan, element: Element, count: usize) -> Self {
+        let (left, index, began) = (count as u64, 0, 0);
+        let frame = match element {
+            Element::Item(op) => Frame::Items { op, left, index, began },
+            Element::Pair(key, value) => Frame::Pairs { key, value, left, index, began },
+        };
+        Transcoder { stack: vec![frame], ..Self::new(input, plan) }
+    }
+
+    pub(super) fn into_input(self) -> Restorer<'i> {
+        self.input
+    }
+
+    /// Goes over what comes last and nobody reads.
+    pub(super) fn run_out(&mut self) -> Result<(), RestoreError> {
         while !self.stack.is_empty() {
             self.run().map_err(|error| self.locate(error).whole())?;
             self.out.give_nothing()?;
         }
+        Ok(())
+    }
+
+    /// Nothing may be left but what is gone over: it can come last, when the reader has all it asked for.
+    pub(crate) fn finish(mut self) -> Result<(), RestoreError> {
+        self.run_out()?;
         self.input.finish()
     }
 
     fn run(&mut self) -> Result<(), RestoreError> {
-        let enough = self.out.bytes.len() + CHUNK;
+        let chunk = self.input.stretch().map_or(CHUNK, |stretch| stretch as usize);
+        let enough = self.out.bytes.len() + chunk;
         // What is held must come out whole, however much it is.
-        while self.out.bytes.len() < enough || !self.held.is_empty() {
+        while self.out.bytes.len() < enough + chunk || !self.held.is_empty() {
+            if self.out.bytes.len() >= enough && self.is_before_many() {
+                return Ok(());
+            }
             let Some(frame) = self.stack.pop() else { return Ok(()) };
             self.operations += 1;
             if self.operations > OPERATIONS.saturating_add(self.input.consumed().saturating_mul(OPERATIONS_A_BYTE)) {
@@ -115,6 +141,15 @@ impl<'i, 'p> Transcoder<'i, 'p> {
             self.advance(frame)?;
         }
         Ok(())
+    }
+
+    /// Many elements come now, and are wanted: where they are cut off for others, it can only be here.
+    fn is_before_many(&self) -> bool {
+        let left = match self.stack.last() {
+            Some(Frame::Items { left, .. } | Frame::Pairs { left, .. }) => *left,
+            _ => 0,
+        };
+        left >= MANY as u64 && self.held.is_empty() && self.skipping == 0
     }
 
     fn advance(&mut self, frame: Frame<'p>) -> Result<(), RestoreError> {
@@ -502,6 +537,18 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         Some(integers!(U8 u8 U16 u16 U32 u32 U64 u64 U128 u128 I8 i8 I16 i16 I32 i32 I64 i64 I128 i128))
     }
 
+    /// So many elements of the innermost collection have gone another way, or come back.
+    fn moved(&mut self, count: i64) {
+        if let Some(Frame::Items { left, index, began, .. } | Frame::Pairs { left, index, began, .. }) =
+            self.stack.last_mut()
+        {
+            *left = left.wrapping_add_signed(-count);
+            *index = index.wrapping_add_signed(count);
+            // Each of them took some bytes.
+            *began = self.input.consumed().wrapping_sub(1);
+        }
+    }
+
     /// Where in the old process's value this is.
     fn locate(&self, mut error: RestoreError) -> RestoreError {
         for frame in self.stack.iter().rev() {
@@ -580,6 +627,34 @@ impl Source for Transcoder<'_, '_> {
         // The path is that of the old process's value; the reader's own has not come as far.
         ran.map_err(|error| io::Error::other(self.locate(error).whole()))?;
         Ok(bytes.len() - before)
+    }
+
+    fn cut(&mut self, left: usize, spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
+        let element = match self.stack.last() {
+            Some(Frame::Items { op, left: there, .. }) if *there == left as u64 => Element::Item(*op),
+            Some(Frame::Pairs { key, value, left: there, .. }) if *there == left as u64 => Element::Pair(*key, *value),
+            _ => return Ok(None),
+        };
+        if !self.is_before_many() {
+            return Ok(None);
+        }
+        match self.input.cut(self.plan, element, left, spare) {
+            Ok(None) => Ok(None),
+            Ok(Some(stretch)) => {
+                self.moved(stretch.count as i64);
+                Ok(Some(Stretch { plan: Some((self.plan.clone(), element)), ..stretch }))
+            }
+            Err(error) => {
+                // Inside of the next one, as a reader would be.
+                self.moved(1);
+                Err(self.locate(error).whole())
+            }
+        }
+    }
+
+    fn put_back(&mut self, bytes: &[u8], count: usize) {
+        self.input.put_back(bytes, count);
+        self.moved(-(count as i64));
     }
 
     fn room(&mut self, size: usize, align: usize) -> Option<Room> {

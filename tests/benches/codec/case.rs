@@ -3,14 +3,14 @@
 use std::fmt::Debug;
 use std::hint::black_box;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use flip::__private::bench::{restore, restore_from, save};
+use flip::__private::bench::{restore, restore_by, restore_from, save};
 use flip::Handoff;
 use nix::sys::time::TimeSpec;
 use nix::time::ClockId;
 
-use crate::value::{self, Node, SerdeMap, SerdeSessions, Sessions};
+use crate::value::{self, Node, SerdeMap, SerdeSessions, Session, Sessions};
 
 /// Contenders for one thing. The first is the measure.
 #[derive(Default)]
@@ -59,6 +59,9 @@ type Named = (&'static str, fn(usize) -> Group);
 pub const GROUPS: &[Named] = &[
     ("write a map of 1,000,000", write_map),
     ("read a map of 1,000,000", read_map),
+    ("cores: read a list of 1,000,000", cores_list),
+    ("cores: read a list of 1,000,000 of another schema", cores_list_of_another),
+    ("cores: read a map of 1,000,000 of another schema", cores_map_of_another),
     ("write trees of structs, enums, options and tuples", write_trees),
     ("read trees of structs, enums, options and tuples", read_trees),
     ("write and read Vec<u8>, 64 MiB", bytes),
@@ -120,11 +123,18 @@ fn reading<T: PartialEq + Debug + 'static>(
     expected: Rc<T>,
     read: impl Fn(&[u8]) -> T + 'static,
 ) -> impl FnMut() -> Duration {
-    let mut compared = false;
-    move || {
+    checked(expected, move || {
         let start = Clock::start();
         let value = black_box(read(black_box(&bytes)));
-        let taken = start.elapsed();
+        (value, start.elapsed())
+    })
+}
+
+/// A turn that makes a value, which must be the expected one.
+fn checked<T: PartialEq + Debug>(expected: Rc<T>, make: impl Fn() -> (T, Duration)) -> impl FnMut() -> Duration {
+    let mut compared = false;
+    move || {
+        let (value, taken) = make();
         if !compared {
             assert!(value == *expected, "what was read is not what was written");
             compared = true;
@@ -162,7 +172,7 @@ fn read_map(scale: usize) -> Group {
         .with("flip", 1.1, reading(own, value, from_flip::<Sessions>))
         .with("flip, the old process has another schema", 2.5, {
             reading(olds, Rc::new(new), |bytes| {
-                restore_from::<value::old::Sessions, value::new::Sessions>(bytes).unwrap()
+                restore_from::<value::old::Sessions, value::new::Sessions>(1, bytes).unwrap()
             })
         })
         .with("flip, the map as one value of serde's", None, reading(leafs, Rc::new(leaf), from_flip::<SerdeMap>))
@@ -174,6 +184,47 @@ fn read_map(scale: usize) -> Group {
         .with("the same, the old process has another schema", None, {
             reading(serde_olds, Rc::new(serde_new), from_flip::<value::new::SerdeSessions>)
         })
+}
+
+/// By one thread and by as many as are used for the content of an old process, both beside another, as there always are; in
+/// time of the wall.
+fn cores<T: PartialEq + Debug + Send + Sync + 'static>(bytes: Vec<u8>, value: T, read: fn(usize, &[u8]) -> T) -> Group {
+    let (bytes, value) = (Rc::new(bytes), Rc::new(value));
+    let by = |readers: usize| {
+        let bytes = bytes.clone();
+        checked(value.clone(), move || {
+            let (bytes, start) = (&**bytes, Instant::now());
+            let value = std::thread::scope(|scope| scope.spawn(move || read(readers, bytes)).join().unwrap());
+            (value, start.elapsed())
+        })
+    };
+    let all = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    Group::default().with("by one thread", None, by(1)).with("by what cores there are", None, by(all))
+}
+
+fn cores_list(scale: usize) -> Group {
+    let value: Vec<_> = value::sessions(1_000_000 / scale).by_token.into_iter().collect();
+    cores(bytes_of(&value, by_flip), value, |readers, bytes| {
+        restore_by::<Vec<(String, Session)>>(readers, bytes).unwrap()
+    })
+}
+
+fn cores_list_of_another(scale: usize) -> Group {
+    type Old = Vec<(String, value::old::Session)>;
+    type New = Vec<(String, value::new::Session)>;
+    let value = value::sessions(1_000_000 / scale);
+    let old: Old = value.to_old().by_token.into_iter().collect();
+    let bytes = bytes_of(&old, by_flip);
+    let mut by_token = value.to_new().by_token;
+    let new: New = old.into_iter().filter_map(|(token, _)| by_token.remove_entry(&token)).collect();
+    cores(bytes, new, |readers, bytes| restore_from::<Old, New>(readers, bytes).unwrap())
+}
+
+fn cores_map_of_another(scale: usize) -> Group {
+    let value = value::sessions(1_000_000 / scale);
+    cores(bytes_of(&value.to_old(), by_flip), value.to_new(), |readers, bytes| {
+        restore_from::<value::old::Sessions, value::new::Sessions>(readers, bytes).unwrap()
+    })
 }
 
 fn write_trees(scale: usize) -> Group {

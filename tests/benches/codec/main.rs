@@ -4,7 +4,8 @@
 //!
 //! Each round gives every contender of a group a turn, beginning with another one each time. A ratio is taken between
 //! neighbours in a round, because this machine's times drift more than the contenders differ. Nothing is asserted about
-//! times; what is read is compared with what was written. Times are those of the processor, not of the wall.
+//! times; what is read is compared with what was written. Times are those of the processor, not of the wall, except where
+//! several threads read.
 //!
 //! Freed memory is kept by the allocator, so that after the first rounds nobody's time is that of fresh pages. It lies in
 //! large pages where the kernel has some: how small ones are scattered differs from process to process, and takes up to a

@@ -14,13 +14,14 @@ use super::{
     super::{
         Handoff,
         probe::{ByHandoff, Codec, Of, Pair},
+        spread::{List, Spread},
     },
     RestoreError, Restorer, SaveError, Saver, Schemas, Type,
 };
 
 /// Writes elements one after the other; their number is the caller's to write.
 #[inline]
-pub(in super::super) fn save_items<'a, T: 'a, C: Codec<T>>(
+pub(in super::super) fn save_items<'a, T: Send + 'a, C: Codec<T>>(
     codec: C,
     items: impl IntoIterator<Item = &'a T>,
     out: &mut Saver<'a>,
@@ -35,48 +36,69 @@ pub(in super::super) fn save_items<'a, T: 'a, C: Codec<T>>(
     out.elements_since(before, count)
 }
 
-/// Reads `length` elements; that many are claimed, not more than came are ever made room for.
+/// Reads `length` elements, and gives each to `take`, in their order. That many are claimed: who takes them makes room as they
+/// come.
 #[inline]
-pub(in super::super) fn restore_items<T, C: Codec<T>>(
+fn restore_each<T: Send>(
+    input: &mut Restorer<'_>,
+    length: usize,
+    list: List<'_>,
+    read: impl Fn(&mut Restorer<'_>) -> Result<T, RestoreError> + Sync,
+    mut take: impl FnMut(&Restorer<'_>, T),
+) -> Result<(), RestoreError> {
+    let (mut spread, mut index) = (Spread::of(input, length), 0);
+    while index < length {
+        if spread.is_due(input) {
+            index += spread.read(input, (index, length - index), list, &read, &mut take)?;
+            if index == length {
+                break;
+            }
+        }
+        let before = input.consumed();
+        match read(input) {
+            Ok(element) => take(input, element),
+            Err(error) => return Err(error.at(index)),
+        }
+        input.element_since(before)?;
+        index += 1;
+    }
+    Ok(())
+}
+
+#[inline]
+pub(in super::super) fn restore_items<T: Send, C: Codec<T>>(
     codec: C,
     input: &mut Restorer<'_>,
     length: usize,
 ) -> Result<Vec<T>, RestoreError> {
     let mut items = Vec::with_capacity(input.capacity::<T>(length));
-    for index in 0..length {
-        let before = input.consumed();
-        match codec.restore_item(input) {
-            Ok(item) => {
-                input.grow(&mut items, length, 1);
-                items.push(item);
-            }
-            Err(error) => return Err(error.at(index)),
-        }
-        input.element_since(before)?;
-    }
+    restore_each(
+        input,
+        length,
+        Some(&|schemas| Type::list(codec.schema(schemas))),
+        |input| codec.restore_item(input),
+        |input, item| {
+            input.grow(&mut items, length, 1);
+            items.push(item);
+        },
+    )?;
     Ok(items)
 }
 
 #[inline]
-fn restore_pair<K, V, A: Codec<K>, B: Codec<V>>(
+fn restore_pairs<K: Send, V: Send, A: Codec<K>, B: Codec<V>>(
     Pair(key, value): Pair<A, B>,
     input: &mut Restorer<'_>,
-    index: usize,
-) -> Result<(K, V), RestoreError> {
-    let before = input.consumed();
-    match key.restore(input).and_then(|key| Ok((key, value.restore(input)?))) {
-        Ok(pair) => {
-            input.element_since(before)?;
-            Ok(pair)
-        }
-        Err(error) => Err(error.at(index)),
-    }
+    length: usize,
+    take: impl FnMut(&Restorer<'_>, (K, V)),
+) -> Result<(), RestoreError> {
+    restore_each(input, length, None, |input| Ok((key.restore(input)?, value.restore(input)?)), take)
 }
 
 /// The list as one slice where it is one already; then numbers go as one piece.
 macro_rules! lists {
     ($([$($life:lifetime)?] [$($bounds:tt)*] $ty:ty: $kind:ident, |$value:ident, $codec:ident, $out:ident| $save:expr, |$items:ident| $make:expr;)*) => { $(
-        impl<$($life,)? T: $($bounds)*, C: Codec<T>> Codec<$ty> for Of<C> {
+        impl<$($life,)? T: Send + $($bounds)*, C: Codec<T>> Codec<$ty> for Of<C> {
             fn schema(self, schemas: &mut Schemas) -> Type {
                 Type::$kind(self.0.schema(schemas))
             }
@@ -124,7 +146,7 @@ macro_rules! by_handoff {
 lists! {
     [] [Sized] Vec<T>: list, |value, codec, out| codec.save_slice(value, out), |items| items;
     [] [Sized] Box<[T]>: list, |value, codec, out| codec.save_slice(value, out), |items| items.into();
-    ['c] [Clone] Cow<'c, [T]>: list, |value, codec, out| codec.save_slice(value, out), |items| Cow::Owned(items);
+    ['c] [Clone + Sync] Cow<'c, [T]>: list, |value, codec, out| codec.save_slice(value, out), |items| Cow::Owned(items);
     [] [Sized] VecDeque<T>: list, |value, codec, out| match value.as_slices() {
         (items, []) => codec.save_slice(items, out),
         _ => save_items(codec, value, out),
@@ -134,7 +156,7 @@ lists! {
     [] [Ord] BTreeSet<T>: set, |value, codec, out| save_items(codec, value, out), |items| items.into_iter().collect();
 }
 
-impl<T: Eq + Hash, S: BuildHasher + Default, C: Codec<T>> Codec<HashSet<T, S>> for Of<C> {
+impl<T: Eq + Hash + Send, S: BuildHasher + Default + Send, C: Codec<T>> Codec<HashSet<T, S>> for Of<C> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         Type::set(self.0.schema(schemas))
     }
@@ -150,12 +172,13 @@ impl<T: Eq + Hash, S: BuildHasher + Default, C: Codec<T>> Codec<HashSet<T, S>> f
     }
 }
 
-by_handoff!([T: Handoff + Eq + Hash, S: BuildHasher + Default] HashSet<T, S>: Of(ByHandoff));
+by_handoff!([T: Handoff + Eq + Hash, S: BuildHasher + Default + Send] HashSet<T, S>: Of(ByHandoff));
 
 impl<K, V, S, A, B> Codec<HashMap<K, V, S>> for Pair<A, B>
 where
-    K: Eq + Hash,
-    S: BuildHasher + Default,
+    K: Eq + Hash + Send,
+    V: Send,
+    S: BuildHasher + Default + Send,
     A: Codec<K>,
     B: Codec<V>,
 {
@@ -170,24 +193,30 @@ where
     fn restore(self, input: &mut Restorer<'_>) -> Result<HashMap<K, V, S>, RestoreError> {
         let length = input.length()?;
         // A table that grows takes up each key again. So it waits until what came bears out all of it.
-        let mut early = Vec::new();
-        while early.len() < length && input.capacity::<(K, V)>(length) < length {
-            early.push(restore_pair(self, input, early.len())?);
+        let (mut early, mut map) = (Vec::new(), HashMap::with_hasher(S::default()));
+        let is_borne_out = |input: &Restorer<'_>| input.capacity::<(K, V)>(length) == length;
+        if is_borne_out(input) {
+            map.reserve(length);
         }
-        let first = early.len();
-        let mut map = HashMap::with_capacity_and_hasher(length, S::default());
+        restore_pairs(self, input, length, |input, (key, value)| {
+            if map.capacity() >= length {
+                map.insert(key, value);
+                return;
+            }
+            early.push((key, value));
+            if is_borne_out(input) {
+                map.reserve(length);
+                map.extend(early.drain(..));
+            }
+        })?;
         map.extend(early);
-        for index in first..length {
-            let (key, value) = restore_pair(self, input, index)?;
-            map.insert(key, value);
-        }
         Ok(map)
     }
 }
 
-by_handoff!([K: Handoff + Eq + Hash, V: Handoff, S: BuildHasher + Default] HashMap<K, V, S>: Pair(ByHandoff, ByHandoff));
+by_handoff!([K: Handoff + Eq + Hash, V: Handoff, S: BuildHasher + Default + Send] HashMap<K, V, S>: Pair(ByHandoff, ByHandoff));
 
-impl<K: Ord, V, A: Codec<K>, B: Codec<V>> Codec<BTreeMap<K, V>> for Pair<A, B> {
+impl<K: Ord + Send, V: Send, A: Codec<K>, B: Codec<V>> Codec<BTreeMap<K, V>> for Pair<A, B> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         Type::map(self.0.schema(schemas), self.1.schema(schemas))
     }
@@ -199,9 +228,7 @@ impl<K: Ord, V, A: Codec<K>, B: Codec<V>> Codec<BTreeMap<K, V>> for Pair<A, B> {
     fn restore(self, input: &mut Restorer<'_>) -> Result<BTreeMap<K, V>, RestoreError> {
         let length = input.length()?;
         let mut pairs = Vec::with_capacity(input.capacity::<(K, V)>(length));
-        for index in 0..length {
-            pairs.push(restore_pair(self, input, index)?);
-        }
+        restore_pairs(self, input, length, |_, pair| pairs.push(pair))?;
         // Built from a sorted list at once, which they came as.
         Ok(pairs.into_iter().collect())
     }
@@ -210,7 +237,7 @@ impl<K: Ord, V, A: Codec<K>, B: Codec<V>> Codec<BTreeMap<K, V>> for Pair<A, B> {
 by_handoff!([K: Handoff + Ord, V: Handoff] BTreeMap<K, V>: Pair(ByHandoff, ByHandoff));
 
 #[inline]
-fn save_pairs<'a, K: 'a, V: 'a, A: Codec<K>, B: Codec<V>>(
+fn save_pairs<'a, K: Send + 'a, V: Send + 'a, A: Codec<K>, B: Codec<V>>(
     Pair(key, value): Pair<A, B>,
     length: usize,
     pairs: impl IntoIterator<Item = (&'a K, &'a V)>,
@@ -226,7 +253,7 @@ fn save_pairs<'a, K: 'a, V: 'a, A: Codec<K>, B: Codec<V>>(
     out.elements_since(before, length)
 }
 
-impl<T, C: Codec<T>> Codec<Option<T>> for Of<C> {
+impl<T: Send, C: Codec<T>> Codec<Option<T>> for Of<C> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         Type::option(self.0.schema(schemas))
     }
@@ -251,7 +278,7 @@ impl<T, C: Codec<T>> Codec<Option<T>> for Of<C> {
 by_handoff!([T: Handoff] Option<T>: Of(ByHandoff));
 
 // A box goes as what is in it, in the schema, too.
-impl<T, C: Codec<T>> Codec<Box<T>> for Of<C> {
+impl<T: Send, C: Codec<T>> Codec<Box<T>> for Of<C> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         self.0.schema(schemas)
     }
@@ -303,7 +330,7 @@ impl<T: Handoff> Handoff for Box<T> {
     }
 }
 
-impl<T, const N: usize, C: Codec<T>> Codec<[T; N]> for Of<C> {
+impl<T: Send, const N: usize, C: Codec<T>> Codec<[T; N]> for Of<C> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         Type::array(self.0.schema(schemas), N)
     }
@@ -332,7 +359,7 @@ impl<T, const N: usize, C: Codec<T>> Codec<[T; N]> for Of<C> {
 const SMALL: usize = 1024;
 
 /// By itself, because its array is on the stack of whoever might call it.
-fn restore_in_place<T, C: Codec<T>, const N: usize>(
+fn restore_in_place<T: Send, C: Codec<T>, const N: usize>(
     codec: C,
     input: &mut Restorer<'_>,
 ) -> Result<[T; N], RestoreError> {
@@ -368,7 +395,7 @@ impl<T: Handoff, const N: usize> Handoff for [T; N] {
     }
 }
 
-impl<T, E, A: Codec<T>, B: Codec<E>> Codec<Result<T, E>> for Pair<A, B> {
+impl<T: Send, E: Send, A: Codec<T>, B: Codec<E>> Codec<Result<T, E>> for Pair<A, B> {
     fn schema(self, schemas: &mut Schemas) -> Type {
         Type::result(self.0.schema(schemas), self.1.schema(schemas))
     }
@@ -395,7 +422,7 @@ by_handoff!([T: Handoff, E: Handoff] Result<T, E>: Pair(ByHandoff, ByHandoff));
 
 macro_rules! tuples {
     ($(($($ty:ident $codec:ident $at:tt)*))*) => { $(
-        impl<$($ty, $codec: Codec<$ty>),*> Codec<($($ty,)*)> for ($($codec,)*) {
+        impl<$($ty: Send, $codec: Codec<$ty>),*> Codec<($($ty,)*)> for ($($codec,)*) {
             fn schema(self, schemas: &mut Schemas) -> Type {
                 Type::tuple([$(self.$at.schema(schemas)),*])
             }
@@ -458,4 +485,4 @@ macro_rules! nothing {
 }
 
 nothing!([](), ());
-nothing!([T: ?Sized] PhantomData<T>, PhantomData);
+nothing!([T: ?Sized + Send] PhantomData<T>, PhantomData);

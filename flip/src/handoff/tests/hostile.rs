@@ -74,7 +74,7 @@ fn good() -> Vec<u8> {
 }
 
 /// Changes a few bytes, cuts some off, or puts some in.
-fn broken(good: &[u8], random: &mut Random) -> Vec<u8> {
+pub(super) fn broken(good: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = good.to_vec();
     for _ in 0..1 + random.below(4) {
         let at = random.below(bytes.len());

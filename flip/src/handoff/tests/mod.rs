@@ -9,6 +9,7 @@ mod matching;
 mod mismatch;
 mod reference;
 mod region;
+mod spread;
 
 use std::{
     collections::VecDeque,

@@ -1,0 +1,313 @@
+//! A large collection, read by several threads: this one finds where elements end, others make values of whole stretches of
+//! them, and this one takes those into the collection, in their order.
+//!
+//! What does not work out so is put back and read in place: neither what is read, nor what is said where it cannot be,
+//! depends on how many threads there are.
+
+use std::{
+    mem,
+    panic::resume_unwind,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::{Builder, Scope, ScopedJoinHandle, available_parallelism, scope},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Limits, RestoreError, Restorer, Schemas, Type,
+    matching::{Op, Plan},
+    schema::Schema,
+    skim::Element,
+    transcode::Transcoder,
+};
+
+/// How many threads read one collection, at most: the one that takes what they have read could not keep up with more.
+const READERS: usize = 4;
+/// How many stretches there are for each of them, on their way or waiting to be taken.
+const AHEAD: usize = 4;
+/// Where fewer elements are left, nobody else is asked.
+pub(super) const MANY: usize = 16;
+/// How many stretches there must be for that.
+const STRETCHES: u64 = 4;
+
+/// How many parts of an element have memory of their own, at least, where the schemas are the same.
+const ALLOCATED: usize = 2;
+
+/// How many threads read a collection on this machine.
+pub(crate) fn readers() -> usize {
+    available_parallelism().map_or(1, usize::from).min(READERS)
+}
+
+/// Whole elements of a collection, cut off for another reader.
+pub(crate) struct Stretch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: usize,
+    /// How their bytes become those that are read here, where the schemas differ.
+    pub(super) plan: Option<(Plan, Element)>,
+    pub(super) limits: Limits,
+    /// How deep they lie in what the old process wrote.
+    pub(super) depth: usize,
+}
+
+impl Stretch {
+    /// Has all of them read, and nothing else; whether that could be done. The bytes stay.
+    fn read(&mut self, depth: usize, read: &dyn Fn(&mut Restorer<'_>, usize) -> Result<(), RestoreError>) -> bool {
+        let bytes = mem::take(&mut self.bytes);
+        let limits = Limits { readers: 1, ..self.limits };
+        let mut input = Restorer::from_bytes(bytes, limits).at_depth(self.depth);
+        let whole = match &self.plan {
+            None => read(&mut input, self.count).is_ok(),
+            Some((plan, element)) => {
+                let mut transcoder = Transcoder::of_stretch(input, plan, *element, self.count);
+                let mut matched = Restorer::matched(&mut transcoder, limits).at_depth(depth);
+                let whole = read(&mut matched, self.count).is_ok() && matched.is_at_end();
+                let whole = whole && transcoder.run_out().is_ok();
+                input = transcoder.into_input();
+                whole
+            }
+        };
+        let whole = whole && input.is_at_end();
+        self.bytes = input.into_buffer();
+        whole
+    }
+}
+
+/// Whether, and from where on, a collection is read by several threads.
+pub(super) struct Spread {
+    began: u64,
+    due: u64,
+}
+
+impl Spread {
+    const NEVER: u64 = u64::MAX;
+
+    #[inline]
+    pub(super) fn of(input: &Restorer<'_>, length: usize) -> Self {
+        let began = input.consumed();
+        let stretch = input.stretch().filter(|_| length >= MANY);
+        Spread { began, due: stretch.map_or(Self::NEVER, |stretch| began + stretch) }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_due(&self, input: &Restorer<'_>) -> bool {
+        input.consumed() >= self.due && input.is_at_boundary()
+    }
+
+    /// Reads some of the `left` elements that come after `index` others, and says how many; it may be none.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn read<T: Send>(
+        &mut self,
+        input: &mut Restorer<'_>,
+        (index, left): (usize, usize),
+        list: List<'_>,
+        read: impl Fn(&mut Restorer<'_>) -> Result<T, RestoreError> + Sync,
+        mut take: impl FnMut(&Restorer<'_>, T),
+    ) -> Result<usize, RestoreError> {
+        let slots: [Mutex<Vec<T>>; READERS * AHEAD] = Default::default();
+        self.run(
+            input,
+            (index, left),
+            list,
+            &|slot, input, count| {
+                let mut items = slots[slot].lock();
+                (0..count).try_for_each(|_| read(input).map(|item| items.push(item)))
+            },
+            &mut |input, slot| slots[slot].lock().drain(..).for_each(|item| take(input, item)),
+        )
+    }
+
+    fn run(
+        &mut self,
+        input: &mut Restorer<'_>,
+        (index, left): (usize, usize),
+        list: List<'_>,
+        read: &ReadAll<'_>,
+        take: &mut dyn FnMut(&Restorer<'_>, usize),
+    ) -> Result<usize, RestoreError> {
+        let stretch = input.stretch().unwrap_or(Self::NEVER);
+        let size = (input.consumed() - self.began) / index.max(1) as u64;
+        // What comes later may be different.
+        self.due = input.consumed().saturating_add(stretch.saturating_mul(STRETCHES));
+        if size > stretch / 4 || size.saturating_mul(left as u64) < stretch.saturating_mul(STRETCHES) {
+            return Ok(0);
+        }
+        let Some(form) = Form::of(input, list) else {
+            self.due = Self::NEVER;
+            return Ok(0);
+        };
+        let mut cut = Cut { form, index, left, first: None, spare: Vec::new() };
+        cut.first = cut.next(input)?;
+        if cut.first.is_none() {
+            return Ok(0);
+        }
+        scope(|scope| {
+            let mut readers = Reader::some(scope, input, read);
+            let count = readers.len();
+            let (most, mut sent, mut taken, mut done) = (count * AHEAD, 0, 0, 0);
+            loop {
+                while sent - taken < most
+                    && let Some(stretch) = cut.next(input)?
+                {
+                    readers[sent % count].give(sent % most, stretch);
+                    sent += 1;
+                }
+                if taken == sent {
+                    // It is there still where no thread could be had.
+                    cut.first.into_iter().for_each(|first| input.put_back(&first.bytes, first.count));
+                    return Ok(done);
+                }
+                let (stretch, whole) = readers[taken % count].has_read();
+                taken += 1;
+                if whole {
+                    take(input, (taken - 1) % most);
+                    done += stretch.count;
+                    cut.spare.push(stretch.bytes);
+                    continue;
+                }
+                // Whoever reads it in place says why not, and where that is.
+                self.due = Self::NEVER;
+                let (mut bytes, mut elements) = (stretch.bytes, stretch.count);
+                for later in taken..sent {
+                    let (stretch, _) = readers[later % count].has_read();
+                    bytes.extend(stretch.bytes);
+                    elements += stretch.count;
+                }
+                input.put_back(&bytes, elements);
+                return Ok(done);
+            }
+        })
+    }
+}
+
+/// Reads so many elements into a slot.
+type ReadAll<'a> = dyn Fn(usize, &mut Restorer<'_>, usize) -> Result<(), RestoreError> + Sync + 'a;
+
+/// Which list it is, where it is one.
+pub(super) type List<'a> = Option<&'a dyn Fn(&mut Schemas) -> Type>;
+
+/// What tells where elements end.
+enum Form {
+    /// The schema of the types here, as which they were written.
+    Ours(Plan, Element),
+    /// The [`Source`](super::Source), which makes them another.
+    Theirs,
+}
+
+impl Form {
+    /// None where one thread is as fast: to find where elements end takes a third of what reading them does, and to put
+    /// pairs into a map takes longer than to read them.
+    fn of(input: &Restorer<'_>, list: List<'_>) -> Option<Form> {
+        if input.is_matched() {
+            return Some(Form::Theirs);
+        }
+        let schema = Schema::made(list?);
+        let plan = schema.plan(&schema).ok().filter(|plan| !plan.is_needed())?;
+        let allocated = plan.ops.iter().filter(|op| op.is_allocated()).count();
+        match plan.ops[plan.root] {
+            // The list itself is one of them.
+            Op::List(item) if allocated > ALLOCATED => Some(Form::Ours(plan, Element::Item(item))),
+            _ => None,
+        }
+    }
+}
+
+struct Cut {
+    form: Form,
+    index: usize,
+    left: usize,
+    first: Option<Stretch>,
+    /// Buffers of stretches that have been read.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Cut {
+    fn next(&mut self, input: &mut Restorer<'_>) -> Result<Option<Stretch>, RestoreError> {
+        if self.first.is_some() || self.left == 0 {
+            return Ok(self.first.take());
+        }
+        let spare = self.spare.pop().unwrap_or_default();
+        let cut = match &self.form {
+            Form::Ours(plan, element) => input.cut(plan, *element, self.left, spare),
+            Form::Theirs => input.cut_by_source(self.left, spare),
+        };
+        let stretch = cut.map_err(|error| error.at(self.index))?;
+        match &stretch {
+            Some(Stretch { count, .. }) => {
+                self.index += count;
+                self.left -= count;
+            }
+            // Those that come now are to be read in place.
+            None => self.left = 0,
+        }
+        Ok(stretch)
+    }
+}
+
+/// A thread that reads stretches.
+struct Reader<'scope> {
+    stretches: SyncSender<(usize, Stretch)>,
+    read: Receiver<(Stretch, bool)>,
+    thread: Option<ScopedJoinHandle<'scope, ()>>,
+}
+
+impl<'scope> Reader<'scope> {
+    /// As many as are wanted and can be had.
+    fn some<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        input: &Restorer<'_>,
+        read: &'env ReadAll<'_>,
+    ) -> Vec<Reader<'scope>> {
+        let depth = input.depth();
+        let begin = |_| {
+            let (stretches, to_read) = sync_channel::<(usize, Stretch)>(AHEAD);
+            let (has_read, done) = sync_channel(AHEAD);
+            let runtime = runtime();
+            let run = move || {
+                let _entered = enter(&runtime);
+                for (slot, mut stretch) in to_read {
+                    let whole = stretch.read(depth, &|input, count| read(slot, input, count));
+                    if has_read.send((stretch, whole)).is_err() {
+                        return;
+                    }
+                }
+            };
+            let thread = Builder::new().name("flip-decode".into()).spawn_scoped(scope, run).ok()?;
+            Some(Reader { stretches, read: done, thread: Some(thread) })
+        };
+        (0..input.readers().min(READERS)).map_while(begin).collect()
+    }
+
+    fn give(&self, slot: usize, stretch: Stretch) {
+        // Where it has ended, the next look at it says why.
+        let _ = self.stretches.send((slot, stretch));
+    }
+
+    /// Waits for what it was given first.
+    fn has_read(&mut self) -> (Stretch, bool) {
+        if let Ok(read) = self.read.recv() {
+            return read;
+        }
+        match self.thread.take().map(ScopedJoinHandle::join) {
+            Some(Err(panic)) => resume_unwind(panic),
+            _ => unreachable!("it reads as long as something may come"),
+        }
+    }
+}
+
+/// The runtime that this thread has entered: code of the user's is to find it in others, too.
+#[cfg(feature = "tokio")]
+fn runtime() -> Option<tokio::runtime::Handle> {
+    tokio::runtime::Handle::try_current().ok()
+}
+
+#[cfg(feature = "tokio")]
+fn enter(runtime: &Option<tokio::runtime::Handle>) -> Option<tokio::runtime::EnterGuard<'_>> {
+    runtime.as_ref().map(tokio::runtime::Handle::enter)
+}
+
+#[cfg(not(feature = "tokio"))]
+fn runtime() {}
+
+#[cfg(not(feature = "tokio"))]
+fn enter(_: &()) {}

@@ -1,0 +1,472 @@
+//! Collections that several threads read: as one thread would have read them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
+
+use super::*;
+use crate::handoff::{
+    matching::Op,
+    skim::{Element, Skim, Stop},
+};
+
+/// Small enough that a few elements are as much as one thread is given.
+fn limits(readers: usize) -> Limits {
+    Limits { readers, stretch: 1024, ..Limits::default() }
+}
+
+/// By so many threads, from a source that gives so many bytes at a time.
+fn read<T: Handoff>(
+    bytes: &[u8],
+    fds: &[OwnedFd],
+    plan: Option<&Plan>,
+    (readers, part): (usize, usize),
+) -> Result<T, String> {
+    let fds = fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+    let mut kept = Kept { chunks: [(bytes.to_vec(), fds)].into(), dribble: Some(part), ..Kept::default() };
+    let mut input = Restorer::new(&mut kept, limits(readers));
+    let value = match plan {
+        Some(plan) => restore_matched(input, plan, limits(readers)),
+        None => restore(&mut input).and_then(|value| input.finish().map(|()| value)),
+    };
+    value.map_err(|error| error.to_string())
+}
+
+fn plan<Old: Handoff, New: Handoff>() -> Plan {
+    let plan = Schema::of::<New>().plan(&Schema::of::<Old>()).unwrap();
+    assert!(plan.is_needed());
+    plan
+}
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Config {
+    name: String,
+    numbers: Vec<u16>,
+}
+
+/// Something open.
+#[derive(Handoff)]
+pub struct Open(File);
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("open")
+    }
+}
+
+impl PartialEq for Open {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+mod old {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub struct State {
+        pub version: u8,
+        pub items: Vec<Item>,
+        pub tree: BTreeMap<String, Item>,
+        pub ids: BTreeSet<(u64, String, String)>,
+        pub name: String,
+    }
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub struct Item {
+        pub number: u64,
+        pub gone: Vec<String>,
+        pub text: String,
+        pub kind: Kind,
+        pub optional: Option<i32>,
+        pub nested: Vec<(String, u16)>,
+        pub map: BTreeMap<u8, Option<Box<Kind>>>,
+        pub time: Duration,
+        pub address: SocketAddr,
+        pub config: Config,
+        pub wide: i128,
+        pub letter: char,
+        pub array: [u16; 3],
+        pub flags: [bool; 2],
+        pub result: Result<u8, String>,
+        pub last: i16,
+        pub open: Option<Open>,
+        pub units: Vec<()>,
+    }
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub enum Kind {
+        Plain,
+        Named(String),
+        Counted { count: u32, of: Vec<Kind> },
+        Gone,
+    }
+}
+
+mod new {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub struct State {
+        pub version: u8,
+        pub items: Vec<Item>,
+        pub tree: BTreeMap<String, Item>,
+        pub ids: BTreeSet<(u64, String, String)>,
+        pub name: String,
+    }
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub struct Item {
+        pub number: u32,
+        pub text: String,
+        #[handoff(default = 42)]
+        pub added: u8,
+        pub kind: Kind,
+        pub optional: Option<i64>,
+        pub nested: Vec<(String, u32)>,
+        pub map: BTreeMap<u8, Option<Box<Kind>>>,
+        #[handoff(from = "Duration", migrate = |time: Duration| time.as_millis() as u64)]
+        pub time: u64,
+        pub address: SocketAddr,
+        pub config: Config,
+        pub wide: i128,
+        pub letter: char,
+        // They have changed places.
+        pub flags: [bool; 2],
+        pub array: [u16; 3],
+        pub result: Result<u8, String>,
+        pub last: i32,
+        pub open: Option<Open>,
+        pub units: Vec<()>,
+    }
+
+    #[derive(Debug, PartialEq, Handoff)]
+    pub enum Kind {
+        Counted { of: Vec<Kind>, count: u64 },
+        Plain,
+        Named(String),
+    }
+}
+
+fn item(random: &mut Random) -> old::Item {
+    let text = |random: &mut Random| "text".repeat(random.below(8));
+    let kind = |random: &mut Random| match random.below(3) {
+        0 => old::Kind::Plain,
+        1 => old::Kind::Named("n".repeat(random.below(300))),
+        _ => old::Kind::Counted { count: random.next() as u32, of: vec![old::Kind::Plain; random.below(3)] },
+    };
+    old::Item {
+        number: random.next() >> (32 + random.below(32)),
+        gone: vec![text(random); random.below(3)],
+        text: text(random),
+        kind: kind(random),
+        optional: Some(random.next() as i32).filter(|_| random.below(2) == 0),
+        nested: (0..random.below(4)).map(|_| (text(random), random.next() as u16)).collect(),
+        map: (0..random.below(3) as u8).map(|key| (key, Some(Box::new(kind(random))))).collect(),
+        time: Duration::new(random.next() >> 40, random.below(1_000_000_000) as u32),
+        address: ["127.0.0.1:80", "[::1]:65535"][random.below(2)].parse().unwrap(),
+        config: Config { name: text(random), numbers: vec![7; random.below(5)] },
+        wide: i128::from(random.next()) << random.below(63),
+        letter: ['a', 'ß', '€', '😀'][random.below(4)],
+        array: [random.next() as u16; 3],
+        flags: [true, false],
+        result: if random.below(2) == 0 { Ok(9) } else { Err(text(random)) },
+        last: random.next() as i16,
+        open: (random.below(60) == 0).then(|| Open(File::open("/dev/null").unwrap())),
+        units: vec![(); usize::from(random.below(60) == 0)],
+    }
+}
+
+impl Clone for old::Kind {
+    fn clone(&self) -> Self {
+        old::Kind::Plain
+    }
+}
+
+fn state(seed: u64) -> old::State {
+    let mut random = Random::of(seed);
+    let count = 150 + random.below(150);
+    old::State {
+        version: 1,
+        items: (0..count).map(|_| item(&mut random)).collect(),
+        tree: (0..count).map(|key| (format!("{key:05}"), item(&mut random))).collect(),
+        ids: (0..count).map(|id| (id as u64, "some".into(), "text".into())).collect(),
+        name: "name".into(),
+    }
+}
+
+fn parts<T: Handoff>(value: &T) -> (Vec<u8>, Vec<OwnedFd>) {
+    let mut kept = sent(value);
+    let fds = kept.chunks.iter_mut().flat_map(|(_, fds)| fds.drain(..)).collect();
+    (kept.bytes(), fds)
+}
+
+/// Goes over elements one by one, and says where each ends.
+fn ends<T: Handoff>(elements: &[T]) {
+    let schema = Schema::of::<Vec<T>>();
+    let plan = schema.plan(&schema).unwrap();
+    let Op::List(item) = plan.ops[plan.root] else { panic!("a list is one") };
+    let one = |element: &T| {
+        let mut out = Saver::in_memory();
+        element.save_item(&mut out).unwrap();
+        out.into_bytes()
+    };
+    let each: Vec<_> = elements.iter().map(one).collect();
+    let (bytes, mut end) = (each.concat(), 0);
+    let mut skim = Skim::new(&plan, &bytes);
+    for element in &each {
+        end += element.len();
+        assert_eq!(skim.element(Element::Item(item)), Ok(()));
+        assert_eq!(skim.at(), end);
+        for short in 0..element.len() {
+            let mut skim = Skim::new(&plan, &element[..short]);
+            assert_eq!(skim.element(Element::Item(item)), Err(Stop::Short));
+            assert_eq!(skim.at(), 0);
+        }
+    }
+}
+
+#[test]
+fn elements_end_where_a_reader_would_be() {
+    let items = |some: fn(&old::Item) -> bool| state(7).items.into_iter().filter(some).collect::<Vec<_>>();
+    ends(&items(|item| item.open.is_none() && item.units.is_empty()));
+    ends(&[u64::MAX, 0, 251]);
+    ends(&["".to_owned(), "text".repeat(100)]);
+    ends(&[vec![(1_u8, -300_i16)], vec![(7, 9); 300]]);
+    ends(&[(u128::MAX, i128::MIN, i64::MIN, 1.5_f32, 2.5_f64, 'ß', true, Duration::MAX, std::cmp::Ordering::Less)]);
+    let (v4, v6) = (std::net::Ipv4Addr::LOCALHOST, std::net::Ipv6Addr::LOCALHOST);
+    ends(&[(v4, v6, std::net::IpAddr::from(v4), SocketAddr::from((v6, 70)), std::net::SocketAddrV4::new(v4, 300))]);
+    ends(&[(std::ffi::OsString::from("os"), std::ffi::CString::new("c").unwrap(), std::time::SystemTime::now())]);
+    ends(&[BTreeMap::from([(3_u32, vec![Some(1_i8), None])]), BTreeMap::new()]);
+}
+
+#[test]
+fn what_only_a_reader_can_tell_is_left_to_it() {
+    fn is_unclear<T: Handoff>(bytes: &[u8]) {
+        let schema = Schema::of::<Vec<T>>();
+        let plan = schema.plan(&schema).unwrap();
+        let Op::List(item) = plan.ops[plan.root] else { panic!("a list is one") };
+        assert_eq!(Skim::new(&plan, bytes).element(Element::Item(item)), Err(Stop::Unclear));
+    }
+    is_unclear::<()>(&[1]);
+    is_unclear::<Vec<()>>(&[250]);
+    is_unclear::<Option<Open>>(&[1, 0]);
+    is_unclear::<Option<String>>(&[2, 0]);
+    is_unclear::<old::Kind>(&[4]);
+    is_unclear::<String>(&[254; 17]);
+    is_unclear::<std::net::IpAddr>(&[5; 20]);
+    is_unclear::<char>(&[0x80; 4]);
+    // Deeper than values may lie in each other.
+    #[derive(Handoff)]
+    struct Chain(Option<Box<Chain>>);
+    is_unclear::<Chain>(&[1; 5000]);
+}
+
+#[test]
+fn what_is_read_does_not_depend_on_how_many_read() {
+    let plan = plan::<old::State, new::State>();
+    for seed in 0..4 {
+        let old = state(seed);
+        let (bytes, fds) = parts(&old);
+        let new = read::<new::State>(&bytes, &fds, Some(&plan), (1, usize::MAX)).unwrap();
+        for part in [usize::MAX, 5000, 700, 13] {
+            for readers in [2, 3, 9] {
+                assert_eq!(read(&bytes, &fds, None, (readers, part)).as_ref(), Ok(&old), "{readers} {part}");
+                assert_eq!(read(&bytes, &fds, Some(&plan), (readers, part)).as_ref(), Ok(&new), "{readers} {part}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_said_does_not_depend_on_it_either() {
+    let plan = plan::<old::State, new::State>();
+    let (mut failed, mut read_all) = (0, 0);
+    for seed in 0..300 {
+        let mut random = Random::of(seed);
+        let mut old = state(seed % 8);
+        match random.below(4) {
+            0 => old.items[120].number = u64::MAX,
+            1 => old.tree.get_mut("00077").unwrap().kind = old::Kind::Gone,
+            _ => {}
+        }
+        let (mut bytes, fds) = parts(&old);
+        let is_broken = random.below(4) > 0;
+        if is_broken {
+            bytes = hostile::broken(&bytes, &mut random);
+        }
+        let part = [usize::MAX, 3000][random.below(2)];
+        let plan = Some(&plan).filter(|_| random.below(2) == 0);
+        let (one, several) = match plan {
+            None => (
+                format!("{:?}", read::<old::State>(&bytes, &fds, plan, (1, part))),
+                format!("{:?}", read::<old::State>(&bytes, &fds, plan, (3, part))),
+            ),
+            Some(_) => (
+                format!("{:?}", read::<new::State>(&bytes, &fds, plan, (1, part))),
+                format!("{:?}", read::<new::State>(&bytes, &fds, plan, (3, part))),
+            ),
+        };
+        if one.starts_with("Err") {
+            failed += 1;
+        } else {
+            read_all += 1;
+        }
+        // Where in a text depends on how much of it is there; and of several things that are broken, what is found first
+        // depends on how far what makes one schema another has gone before it is read.
+        let said = |said: &str| match plan {
+            Some(_) if is_broken && said.starts_with("Err") => "Err".to_owned(),
+            _ => said.split("from index").next().unwrap_or_default().to_owned(),
+        };
+        assert_eq!(said(&one), said(&several), "seed {seed}");
+    }
+    assert!(failed > 60 && read_all > 60, "{failed} {read_all}");
+}
+
+/// Which threads values were made on.
+struct Threads(Mutex<BTreeSet<String>>);
+
+impl Threads {
+    const fn new() -> Threads {
+        Threads(Mutex::new(BTreeSet::new()))
+    }
+
+    fn note(&self) {
+        self.0.lock().unwrap().insert(thread::current().name().unwrap_or("?").to_owned());
+    }
+
+    /// Since it was asked last.
+    fn are_several(&self) -> bool {
+        let threads = std::mem::take(&mut *self.0.lock().unwrap());
+        threads.contains("flip-decode") && threads.len() > 1
+    }
+}
+
+#[derive(Clone, Handoff)]
+struct Number {
+    number: u32,
+    other: u32,
+}
+
+fn numbers() -> Vec<Number> {
+    (0..2000).map(|number| Number { number, other: 300 }).collect()
+}
+
+#[test]
+fn lists_of_what_allocates_are_read_by_several() {
+    static THREADS: Threads = Threads::new();
+
+    #[derive(serde::Serialize)]
+    struct Noted(String);
+
+    impl<'de> serde::Deserialize<'de> for Noted {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            THREADS.note();
+            String::deserialize(from).map(Noted)
+        }
+    }
+
+    #[derive(Handoff)]
+    struct Item {
+        text: String,
+        noted: Noted,
+    }
+
+    let items: Vec<_> = (0..1000).map(|i| Item { text: "text".into(), noted: Noted("noted".repeat(i % 7)) }).collect();
+    let (bytes, _) = parts(&items);
+    THREADS.are_several();
+    for (readers, several) in [(1, false), (2, true), (4, true)] {
+        assert_eq!(read::<Vec<Item>>(&bytes, &[], None, (readers, usize::MAX)).unwrap().len(), 1000);
+        assert_eq!(THREADS.are_several(), several, "{readers}");
+    }
+    // They are too long.
+    let items: Vec<_> = (0..100).map(|_| Item { text: "t".repeat(2000), noted: Noted("noted".into()) }).collect();
+    let (bytes, _) = parts(&items);
+    THREADS.are_several();
+    assert_eq!(read::<Vec<Item>>(&bytes, &[], None, (4, usize::MAX)).unwrap().len(), 100);
+    assert!(!THREADS.are_several());
+}
+
+#[test]
+fn what_comes_from_another_schema_is_read_by_several() {
+    static THREADS: Threads = Threads::new();
+
+    #[derive(Handoff)]
+    struct Text {
+        #[handoff(from = "u32", migrate = |number: u32| {
+            THREADS.note();
+            number.to_string()
+        })]
+        number: String,
+        other: u32,
+    }
+
+    let plan = plan::<HashMap<u32, Number>, HashMap<u32, Text>>();
+    let map: HashMap<_, _> = numbers().into_iter().enumerate().map(|(key, number)| (key as u32, number)).collect();
+    let (bytes, _) = parts(&map);
+    for (readers, several) in [(1, false), (2, true)] {
+        let read = read::<HashMap<u32, Text>>(&bytes, &[], Some(&plan), (readers, 999)).unwrap();
+        assert!((0..2000).all(|key| read[&key].number == key.to_string() && read[&key].other == 300));
+        assert_eq!(THREADS.are_several(), several, "{readers}");
+    }
+}
+
+#[test]
+fn panic_in_one_of_them_is_one_here() {
+    #[derive(Debug, Handoff)]
+    struct Text {
+        #[handoff(from = "u32", migrate = |number: u32| {
+            assert_ne!(number, 1500, "this one panics");
+            number.to_string()
+        })]
+        number: String,
+        other: u32,
+    }
+
+    let plan = plan::<Vec<Number>, Vec<Text>>();
+    let (bytes, _) = parts(&numbers());
+    let read = AssertUnwindSafe(|| read::<Vec<Text>>(&bytes, &[], Some(&plan), (2, usize::MAX)));
+    let panic = catch_unwind(read).unwrap_err();
+    assert!(panic.downcast_ref::<String>().unwrap().contains("this one panics"));
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn runtime_is_theirs_too() {
+    #[derive(Handoff)]
+    struct Text {
+        #[handoff(from = "u32", migrate = |number: u32| {
+            assert_eq!(tokio::runtime::Handle::try_current().is_ok(), number > 0);
+            number.to_string()
+        })]
+        number: String,
+        other: u32,
+    }
+
+    let plan = plan::<Vec<Number>, Vec<Text>>();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for number in [0, 1] {
+        let (bytes, _) = parts(&vec![Number { number, other: 300 }; 2000]);
+        let _entered = (number > 0).then(|| runtime.enter());
+        read::<Vec<Text>>(&bytes, &[], Some(&plan), (2, usize::MAX)).unwrap();
+    }
+}
+
+#[test]
+fn limit_of_bytes_holds() {
+    let (bytes, fds) = parts(&state(1));
+    for readers in [1, 3] {
+        let fds = fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+        let mut kept = Kept { chunks: [(bytes.clone(), fds)].into(), dribble: Some(500), ..Kept::default() };
+        let mut input = Restorer::new(&mut kept, Limits { bytes: 10_000, ..limits(readers) });
+        let error = restore::<old::State>(&mut input).unwrap_err().to_string();
+        assert!(error.starts_with("State.items["), "{error}");
+        assert!(error.ends_with("there are more than 10000 bytes, which is the `state_limit` here"), "{error}");
+    }
+}
