@@ -122,8 +122,10 @@ impl<'a> Restorer<'a> {
         left: usize,
         mut spare: Vec<u8>,
     ) -> Result<Option<Stretch>, RestoreError> {
+        // An element that has not come whole is gone over again only where there is twice as much of it.
         loop {
-            let mut skim = Skim::new(plan, self.rest());
+            let within = self.rest().len().min(self.limits.stretch.saturating_mul(2));
+            let mut skim = Skim::new(plan, &self.rest()[..within]);
             let mut count = 0;
             let stop = loop {
                 if count == left || skim.at() >= self.limits.stretch {
@@ -139,11 +141,16 @@ impl<'a> Restorer<'a> {
                 spare.clear();
                 spare.extend_from_slice(&self.rest()[..length]);
                 self.position += length;
-                return Ok(Some(Stretch { bytes: spare, count, plan: None, limits: self.limits, depth: self.depth }));
+                let (plan, limits, depth, made) = (None, self.limits, self.depth, 0);
+                return Ok(Some(Stretch { bytes: spare, count, plan, limits, depth, made }));
             }
-            let is_short = stop == Some(Stop::Short) && self.rest().len() < self.limits.stretch;
-            if !is_short || !self.receive_more()? {
+            if stop != Some(Stop::Short) || within >= self.limits.stretch {
                 return Ok(None);
+            }
+            while self.rest().len() < within.saturating_mul(2).max(1) {
+                if !self.receive_more()? {
+                    return Ok(None);
+                }
             }
         }
     }
@@ -153,11 +160,21 @@ impl<'a> Restorer<'a> {
         self.source.as_mut().map_or(Ok(None), |source| source.cut(left, spare))
     }
 
+    /// So many bytes that were made for it have gone another way.
+    pub(super) fn pass(&mut self, count: u64) {
+        self.passed += count;
+    }
+
     /// Takes back so many elements, which were cut off last, in these bytes.
     pub(super) fn put_back(&mut self, bytes: &[u8], count: usize) {
         match &mut self.source {
             Some(source) if self.matched => source.put_back(bytes, count),
             _ => {
+                if let Some(position) = self.position.checked_sub(bytes.len()) {
+                    // They are still there.
+                    self.position = position;
+                    return;
+                }
                 self.passed = self.consumed() - bytes.len() as u64;
                 self.buffer.splice(..self.position, bytes.iter().copied());
                 self.position = 0;

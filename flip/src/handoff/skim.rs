@@ -119,7 +119,7 @@ impl<'a> Skim<'a> {
                     _ => Err(Stop::Unclear),
                 }
             }
-            Op::Pending => unreachable!("the matcher fills in every operation"),
+            Op::Pending => Err(Stop::Unclear),
         }
     }
 

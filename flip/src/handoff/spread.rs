@@ -1,14 +1,17 @@
 //! A large collection, read by several threads: this one finds where elements end, others make values of whole stretches of
 //! them, and this one takes those into the collection, in their order.
 //!
-//! What does not work out so is put back and read in place: neither what is read, nor what is said where it cannot be,
-//! depends on how many threads there are.
+//! What does not work out so is put back and read in place: neither what is read, nor whether it can be, depends on how many
+//! threads there are. Of several things that are broken, another one may be named.
 
 use std::{
     mem,
-    panic::resume_unwind,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread::{Builder, Scope, ScopedJoinHandle, available_parallelism, scope},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        OnceLock,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{Builder, Scope, available_parallelism, scope},
 };
 
 use parking_lot::Mutex;
@@ -20,6 +23,7 @@ use super::{
     skim::Element,
     transcode::Transcoder,
 };
+use crate::control::STACK;
 
 /// How many threads read one collection, at most: the one that takes what they have read could not keep up with more.
 const READERS: usize = 4;
@@ -35,7 +39,8 @@ const ALLOCATED: usize = 2;
 
 /// How many threads read a collection on this machine.
 pub(crate) fn readers() -> usize {
-    available_parallelism().map_or(1, usize::from).min(READERS)
+    static READERS_HERE: OnceLock<usize> = OnceLock::new();
+    *READERS_HERE.get_or_init(|| available_parallelism().map_or(1, usize::from).min(READERS))
 }
 
 /// Whole elements of a collection, cut off for another reader.
@@ -47,26 +52,33 @@ pub(crate) struct Stretch {
     pub(super) limits: Limits,
     /// How deep they lie in what the old process wrote.
     pub(super) depth: usize,
+    /// How many bytes were made of them.
+    pub(super) made: u64,
 }
 
 impl Stretch {
     /// Has all of them read, and nothing else; whether that could be done. The bytes stay.
     fn read(&mut self, depth: usize, read: &dyn Fn(&mut Restorer<'_>, usize) -> Result<(), RestoreError>) -> bool {
         let bytes = mem::take(&mut self.bytes);
-        let limits = Limits { readers: 1, ..self.limits };
+        // They were counted when they came.
+        let limits = Limits { readers: 1, bytes: u64::MAX, ..self.limits };
         let mut input = Restorer::from_bytes(bytes, limits).at_depth(self.depth);
+        // A panic comes again where it is read in place, and is one there.
+        let is_read = |input: &mut Restorer<'_>| {
+            matches!(catch_unwind(AssertUnwindSafe(|| read(input, self.count))), Ok(Ok(()))) && input.is_at_end()
+        };
         let whole = match &self.plan {
-            None => read(&mut input, self.count).is_ok(),
+            None => is_read(&mut input),
             Some((plan, element)) => {
                 let mut transcoder = Transcoder::of_stretch(input, plan, *element, self.count);
                 let mut matched = Restorer::matched(&mut transcoder, limits).at_depth(depth);
-                let whole = read(&mut matched, self.count).is_ok() && matched.is_at_end();
+                let whole = is_read(&mut matched);
+                self.made = matched.consumed();
                 let whole = whole && transcoder.run_out().is_ok();
                 input = transcoder.into_input();
-                whole
+                whole && input.is_at_end()
             }
         };
-        let whole = whole && input.is_at_end();
         self.bytes = input.into_buffer();
         whole
     }
@@ -126,9 +138,10 @@ impl Spread {
         take: &mut dyn FnMut(&Restorer<'_>, usize),
     ) -> Result<usize, RestoreError> {
         let stretch = input.stretch().unwrap_or(Self::NEVER);
-        let size = (input.consumed() - self.began) / index.max(1) as u64;
         // What comes later may be different.
-        self.due = input.consumed().saturating_add(stretch.saturating_mul(STRETCHES));
+        let later = |input: &Restorer<'_>| input.consumed().saturating_add(stretch.saturating_mul(STRETCHES));
+        self.due = later(input);
+        let size = (input.consumed() - self.began) / index.max(1) as u64;
         if size > stretch / 4 || size.saturating_mul(left as u64) < stretch.saturating_mul(STRETCHES) {
             return Ok(0);
         }
@@ -136,30 +149,29 @@ impl Spread {
             self.due = Self::NEVER;
             return Ok(0);
         };
-        let mut cut = Cut { form, index, left, first: None, spare: Vec::new() };
-        cut.first = cut.next(input)?;
-        if cut.first.is_none() {
-            return Ok(0);
-        }
+        let mut cut = Cut { form, index, left, spare: Vec::new(), failed: None };
+        let Some(first) = cut.next(input) else { return cut.failed.map_or(Ok(0), Err) };
         scope(|scope| {
-            let mut readers = Reader::some(scope, input, read);
-            let count = readers.len();
-            let (most, mut sent, mut taken, mut done) = (count * AHEAD, 0, 0, 0);
-            loop {
+            let readers = Reader::some(scope, input, read);
+            if readers.is_empty() {
+                self.due = Self::NEVER;
+                input.put_back(&first.bytes, first.count);
+                return Ok(0);
+            }
+            let (most, mut first) = (readers.len() * AHEAD, Some(first));
+            let (mut sent, mut taken, mut done) = (0, 0, 0);
+            while let Some((stretch, whole)) = {
                 while sent - taken < most
-                    && let Some(stretch) = cut.next(input)?
+                    && let Some(stretch) = first.take().or_else(|| cut.next(input))
                 {
-                    readers[sent % count].give(sent % most, stretch);
+                    readers[sent % readers.len()].give(sent % most, stretch);
                     sent += 1;
                 }
-                if taken == sent {
-                    // It is there still where no thread could be had.
-                    cut.first.into_iter().for_each(|first| input.put_back(&first.bytes, first.count));
-                    return Ok(done);
-                }
-                let (stretch, whole) = readers[taken % count].has_read();
+                (taken < sent).then(|| readers[taken % readers.len()].has_read())
+            } {
                 taken += 1;
                 if whole {
+                    input.pass(stretch.made);
                     take(input, (taken - 1) % most);
                     done += stretch.count;
                     cut.spare.push(stretch.bytes);
@@ -167,15 +179,17 @@ impl Spread {
                 }
                 // Whoever reads it in place says why not, and where that is.
                 self.due = Self::NEVER;
-                let (mut bytes, mut elements) = (stretch.bytes, stretch.count);
+                let (mut bytes, mut count) = (stretch.bytes, stretch.count);
                 for later in taken..sent {
-                    let (stretch, _) = readers[later % count].has_read();
+                    let (stretch, _) = readers[later % readers.len()].has_read();
                     bytes.extend(stretch.bytes);
-                    elements += stretch.count;
+                    count += stretch.count;
                 }
-                input.put_back(&bytes, elements);
+                input.put_back(&bytes, count);
                 return Ok(done);
             }
+            self.due = later(input);
+            cut.failed.map_or(Ok(done), Err)
         })
     }
 }
@@ -216,22 +230,26 @@ struct Cut {
     form: Form,
     index: usize,
     left: usize,
-    first: Option<Stretch>,
     /// Buffers of stretches that have been read.
     spare: Vec<Vec<u8>>,
+    /// Why no more came. What came before may have more to say.
+    failed: Option<RestoreError>,
 }
 
 impl Cut {
-    fn next(&mut self, input: &mut Restorer<'_>) -> Result<Option<Stretch>, RestoreError> {
-        if self.first.is_some() || self.left == 0 {
-            return Ok(self.first.take());
+    fn next(&mut self, input: &mut Restorer<'_>) -> Option<Stretch> {
+        if self.left == 0 {
+            return None;
         }
         let spare = self.spare.pop().unwrap_or_default();
         let cut = match &self.form {
             Form::Ours(plan, element) => input.cut(plan, *element, self.left, spare),
             Form::Theirs => input.cut_by_source(self.left, spare),
         };
-        let stretch = cut.map_err(|error| error.at(self.index))?;
+        let stretch = cut.unwrap_or_else(|error| {
+            self.failed = Some(error.at(self.index));
+            None
+        });
         match &stretch {
             Some(Stretch { count, .. }) => {
                 self.index += count;
@@ -240,24 +258,23 @@ impl Cut {
             // Those that come now are to be read in place.
             None => self.left = 0,
         }
-        Ok(stretch)
+        stretch
     }
 }
 
 /// A thread that reads stretches.
-struct Reader<'scope> {
+struct Reader {
     stretches: SyncSender<(usize, Stretch)>,
     read: Receiver<(Stretch, bool)>,
-    thread: Option<ScopedJoinHandle<'scope, ()>>,
 }
 
-impl<'scope> Reader<'scope> {
+impl Reader {
     /// As many as are wanted and can be had.
-    fn some<'env>(
+    fn some<'scope, 'env>(
         scope: &'scope Scope<'scope, 'env>,
         input: &Restorer<'_>,
         read: &'env ReadAll<'_>,
-    ) -> Vec<Reader<'scope>> {
+    ) -> Vec<Reader> {
         let depth = input.depth();
         let begin = |_| {
             let (stretches, to_read) = sync_channel::<(usize, Stretch)>(AHEAD);
@@ -272,26 +289,20 @@ impl<'scope> Reader<'scope> {
                     }
                 }
             };
-            let thread = Builder::new().name("flip-decode".into()).spawn_scoped(scope, run).ok()?;
-            Some(Reader { stretches, read: done, thread: Some(thread) })
+            let thread = Builder::new().name("flip-decode".into()).stack_size(STACK);
+            thread.spawn_scoped(scope, run).ok()?;
+            Some(Reader { stretches, read: done })
         };
         (0..input.readers().min(READERS)).map_while(begin).collect()
     }
 
     fn give(&self, slot: usize, stretch: Stretch) {
-        // Where it has ended, the next look at it says why.
-        let _ = self.stretches.send((slot, stretch));
+        self.stretches.send((slot, stretch)).expect("it reads as long as something may come");
     }
 
     /// Waits for what it was given first.
-    fn has_read(&mut self) -> (Stretch, bool) {
-        if let Ok(read) = self.read.recv() {
-            return read;
-        }
-        match self.thread.take().map(ScopedJoinHandle::join) {
-            Some(Err(panic)) => resume_unwind(panic),
-            _ => unreachable!("it reads as long as something may come"),
-        }
+    fn has_read(&self) -> (Stretch, bool) {
+        self.read.recv().expect("it answers for all that it was given")
     }
 }
 

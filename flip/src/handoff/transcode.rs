@@ -126,10 +126,12 @@ impl<'i, 'p> Transcoder<'i, 'p> {
     }
 
     fn run(&mut self) -> Result<(), RestoreError> {
-        let chunk = self.input.stretch().map_or(CHUNK, |stretch| stretch as usize);
-        let enough = self.out.bytes.len() + chunk;
+        // Where several threads may read, it goes on for as much again to where elements can be cut off for them.
+        let stretch = self.input.stretch().map(|stretch| stretch as usize);
+        let enough = self.out.bytes.len() + stretch.unwrap_or(CHUNK);
+        let most = enough + stretch.unwrap_or(0);
         // What is held must come out whole, however much it is.
-        while self.out.bytes.len() < enough + chunk || !self.held.is_empty() {
+        while self.out.bytes.len() < most || !self.held.is_empty() {
             if self.out.bytes.len() >= enough && self.is_before_many() {
                 return Ok(());
             }
@@ -143,13 +145,12 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         Ok(())
     }
 
-    /// Many elements come now, and are wanted: where they are cut off for others, it can only be here.
+    /// Many elements come now, and are wanted, of a collection that is not itself one of many: where they are cut off for others, it
+    /// can only be here.
     fn is_before_many(&self) -> bool {
-        let left = match self.stack.last() {
-            Some(Frame::Items { left, .. } | Frame::Pairs { left, .. }) => *left,
-            _ => 0,
-        };
-        left >= MANY as u64 && self.held.is_empty() && self.skipping == 0
+        let are_many = |frame: &Frame<'_>| matches!(frame, Frame::Items { left, .. } | Frame::Pairs { left, .. } if *left >= MANY as u64);
+        let outermost = self.stack.iter().position(are_many);
+        outermost.is_some_and(|at| at + 1 == self.stack.len()) && self.held.is_empty() && self.skipping == 0
     }
 
     fn advance(&mut self, frame: Frame<'p>) -> Result<(), RestoreError> {

@@ -417,56 +417,131 @@ fn what_comes_from_another_schema_is_read_by_several() {
     }
 }
 
+/// Whether this is one of the threads that are asked.
+fn is_asked() -> bool {
+    thread::current().name() == Some("flip-decode")
+}
+
+/// What `migrate` makes of numbers, read by one thread and by others; and whether others were asked.
+macro_rules! by_others {
+    ($numbers:expr, |$number:ident| $migrate:expr) => {{
+        static THREADS: Threads = Threads::new();
+
+        #[derive(Debug, PartialEq, Handoff)]
+        struct Text {
+            #[handoff(from = "u32", migrate = |$number: u32| {
+                                    THREADS.note();
+                                    $migrate
+                                })]
+            number: String,
+            other: u32,
+        }
+
+        let (bytes, _) = parts(&$numbers);
+        let plan = plan::<Vec<Number>, Vec<Text>>();
+        let read = |readers| {
+            catch_unwind(AssertUnwindSafe(|| read::<Vec<Text>>(&bytes, &[], Some(&plan), (readers, usize::MAX))))
+                .map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap())
+        };
+        let one = read(1);
+        THREADS.are_several();
+        let others = read(2);
+        assert!(THREADS.are_several());
+        assert_eq!(one, others);
+        one
+    }};
+}
+
 #[test]
 fn panic_in_one_of_them_is_one_here() {
-    #[derive(Debug, Handoff)]
-    struct Text {
-        #[handoff(from = "u32", migrate = |number: u32| {
-            assert_ne!(number, 1500, "this one panics");
-            number.to_string()
-        })]
-        number: String,
-        other: u32,
-    }
+    let panic = by_others!(numbers(), |number| {
+        assert_ne!(number, 1500, "this one panics");
+        number.to_string()
+    });
+    assert!(panic.unwrap_err().contains("this one panics"));
+    // It may as well not come again.
+    let read = by_others!(numbers(), |number| {
+        assert!(number != 1500 || !is_asked());
+        number.to_string()
+    });
+    assert_eq!(read.unwrap().unwrap().len(), 2000);
+}
 
-    let plan = plan::<Vec<Number>, Vec<Text>>();
-    let (bytes, _) = parts(&numbers());
-    let read = AssertUnwindSafe(|| read::<Vec<Text>>(&bytes, &[], Some(&plan), (2, usize::MAX)));
-    let panic = catch_unwind(read).unwrap_err();
-    assert!(panic.downcast_ref::<String>().unwrap().contains("this one panics"));
+#[test]
+fn what_fails_first_is_what_is_said() {
+    #[derive(Debug, PartialEq, Handoff)]
+    struct Narrow {
+        #[handoff(from = "u64", migrate = |number: u64| {
+            assert_ne!(number, 1600, "this one panics");
+            number
+        })]
+        number: u64,
+        other: u8,
+    }
+    #[derive(Handoff)]
+    struct Wide {
+        #[handoff(rename = "number")]
+        number: u64,
+        other: u16,
+    }
+    let mut list: Vec<_> = (0..3000).map(|number| Wide { number, other: 7 }).collect();
+    list[1500].other = 300;
+    let (bytes, _) = parts(&list);
+    let plan = plan::<Vec<Wide>, Vec<Narrow>>();
+    let one = read::<Vec<Narrow>>(&bytes, &[], Some(&plan), (1, usize::MAX)).unwrap_err();
+    assert!(one.contains("[1500].other: 300, u16 in the running process"), "{one}");
+    assert_eq!(read::<Vec<Narrow>>(&bytes, &[], Some(&plan), (3, usize::MAX)), Err(one));
+    // What ends the bytes, and comes long after.
+    for (readers, part) in [(1, 100), (3, 100), (4, 3000)] {
+        let cut = read::<Vec<Narrow>>(&bytes[..bytes.len() - 1], &[], Some(&plan), (readers, part)).unwrap_err();
+        assert!(cut.contains("[1500].other: 300, u16"), "{cut}");
+    }
+}
+
+#[test]
+fn element_may_be_large_in_memory() {
+    #[derive(Handoff)]
+    struct Item {
+        name: String,
+        others: Vec<String>,
+        grid: [Option<[u64; 64]>; 4096],
+    }
+    let large = || {
+        let item = || Item { name: "a".into(), others: vec![], grid: [None; 4096] };
+        let (bytes, _) = parts(&(0..40).map(|_| Box::new(item())).collect::<Vec<_>>());
+        let mut kept = Kept { chunks: [(bytes, vec![])].into(), ..Kept::default() };
+        let limits = Limits { readers: 2, stretch: 20_000, ..Limits::default() };
+        restore::<Vec<Box<Item>>>(&mut Restorer::new(&mut kept, limits)).unwrap().len()
+    };
+    // As that on which the content arrives.
+    let thread = thread::Builder::new().stack_size(crate::control::STACK).spawn(large);
+    assert_eq!(thread.unwrap().join().unwrap(), 40);
 }
 
 #[cfg(feature = "tokio")]
 #[test]
 fn runtime_is_theirs_too() {
-    #[derive(Handoff)]
-    struct Text {
-        #[handoff(from = "u32", migrate = |number: u32| {
-            assert_eq!(tokio::runtime::Handle::try_current().is_ok(), number > 0);
-            number.to_string()
-        })]
-        number: String,
-        other: u32,
+    fn has_runtime(_: u32) -> String {
+        tokio::runtime::Handle::try_current().is_ok().to_string()
     }
-
-    let plan = plan::<Vec<Number>, Vec<Text>>();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    for number in [0, 1] {
-        let (bytes, _) = parts(&vec![Number { number, other: 300 }; 2000]);
-        let _entered = (number > 0).then(|| runtime.enter());
-        read::<Vec<Text>>(&bytes, &[], Some(&plan), (2, usize::MAX)).unwrap();
-    }
+    assert_eq!(by_others!(numbers(), |number| has_runtime(number)).unwrap().unwrap()[1999].number, "false");
+    let _entered = runtime.enter();
+    let all = by_others!(numbers(), |number| has_runtime(number)).unwrap().unwrap();
+    assert!(all.iter().all(|text| text.number == "true"));
 }
 
 #[test]
 fn limit_of_bytes_holds() {
     let (bytes, fds) = parts(&state(1));
-    for readers in [1, 3] {
+    let of = |readers| {
         let fds = fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
         let mut kept = Kept { chunks: [(bytes.clone(), fds)].into(), dribble: Some(500), ..Kept::default() };
-        let mut input = Restorer::new(&mut kept, Limits { bytes: 10_000, ..limits(readers) });
-        let error = restore::<old::State>(&mut input).unwrap_err().to_string();
+        let mut input = Restorer::new(&mut kept, Limits { bytes: 30_000, ..limits(readers) });
+        restore::<old::State>(&mut input).unwrap_err().to_string()
+    };
+    for error in [of(1), of(3)] {
         assert!(error.starts_with("State.items["), "{error}");
-        assert!(error.ends_with("there are more than 10000 bytes, which is the `state_limit` here"), "{error}");
+        assert!(error.ends_with("there are more than 30000 bytes, which is the `state_limit` here"), "{error}");
     }
 }
