@@ -46,11 +46,12 @@ use crate::{
 type Target = (&'static str, fn(&[u8]));
 
 /// What `fuzz/` has a target and a corpus for.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("schema", schema),
     ("shape", shape),
     ("state", state),
     ("transcode", transcode),
+    ("spread", spread),
     ("message", message),
     ("content", content),
     ("calls", calls),
@@ -411,6 +412,49 @@ fn as_matched<T: Handoff>(theirs: &Schema, bytes: &[u8]) {
     drop(restore_matched::<T>(Restorer::new(&mut arriving, Limits::default()), &plan, Limits::default()));
 }
 
+#[derive(Debug, PartialEq, Handoff)]
+struct Entry {
+    name: String,
+    numbers: Vec<u16>,
+    kind: Option<EntryKind>,
+    gone: Vec<(char, i128)>,
+    total: u32,
+}
+
+#[derive(Debug, PartialEq, Handoff)]
+enum EntryKind {
+    Plain,
+    Named(String),
+    Pair { left: u8, right: Box<EntryKind> },
+}
+
+/// What an [`Entry`] is in the next release.
+#[derive(Debug, PartialEq, Handoff)]
+struct NextEntry {
+    total: u8,
+    kind: Option<EntryKind>,
+    name: String,
+    #[handoff(default)]
+    more: u64,
+    numbers: Vec<u32>,
+}
+
+/// The elements of a list, read by one thread and by several: of the same schema, and of another.
+pub fn spread(bytes: &[u8]) {
+    fn by<T: Handoff>(bytes: &[u8], readers: usize, plan: Option<&Plan>) -> Option<Vec<T>> {
+        let limits = Limits { readers, stretch: 32, ..Limits::default() };
+        let mut arriving = Arriving::new(bytes)?;
+        let mut input = Restorer::new(&mut arriving, limits);
+        match plan {
+            Some(plan) => restore_matched(input, plan, limits).ok(),
+            None => restore(&mut input).and_then(|value| input.finish().map(|()| value)).ok(),
+        }
+    }
+    let Ok(plan) = Schema::of::<Vec<NextEntry>>().plan(&Schema::of::<Vec<Entry>>()) else { return };
+    assert_eq!(by::<Entry>(bytes, 1, None), by(bytes, 3, None));
+    assert_eq!(by::<NextEntry>(bytes, 1, Some(&plan)), by(bytes, 3, Some(&plan)));
+}
+
 /// Packets of the channel, each behind its length and how many descriptors it has.
 pub fn message(mut bytes: &[u8]) {
     drop(Message::decode(bytes));
@@ -676,6 +720,21 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("checkpoint", crate::checkpoint::seed(&with_count(&old), "state", &Schema::of::<Older>().encode(), old.len())),
         ("checkpoint", crate::checkpoint::seed(&with_count(&[]), "none", &[], 0)),
     ]);
+    let kind = |at: u64| match at % 5 {
+        0 => None,
+        1 => Some(EntryKind::Plain),
+        2 => Some(EntryKind::Named("n".into())),
+        _ => Some(EntryKind::Pair { left: 1, right: Box::new(EntryKind::Plain) }),
+    };
+    let entry = |at| Entry {
+        name: "name".into(),
+        numbers: vec![at as u16; at as usize % 3],
+        kind: kind(at),
+        gone: vec![('g', 1); at as usize % 2],
+        total: at as u32,
+    };
+    let entries = saved(&|kept| crate::handoff::save(&(0..40).map(entry).collect::<Vec<_>>(), kept));
+    seeds.extend((0..4).map(|how| ("spread", arriving(how, &entries))));
     seeds
 }
 

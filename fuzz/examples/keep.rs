@@ -30,7 +30,8 @@ fn main() -> io::Result<()> {
     }
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     for _ in 0..KEPT {
-        let Some(best) = reached.iter().max_by_key(|(number, more)| (more.len(), **number)).map(|(best, _)| *best) else {
+        let Some(best) = reached.iter().max_by_key(|(number, more)| (more.len(), **number)).map(|(best, _)| *best)
+        else {
             break;
         };
         let more = reached.remove(&best).unwrap_or_default();

@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// In how many parts an element may come that is cut off.
+const PARTS: usize = 8;
+
 /// Gives values as they come from the old process. Only generated code calls it.
 pub struct Restorer<'a> {
     buffer: Vec<u8>,
@@ -122,8 +125,8 @@ impl<'a> Restorer<'a> {
         left: usize,
         mut spare: Vec<u8>,
     ) -> Result<Option<Stretch>, RestoreError> {
-        // An element that has not come whole is gone over again only where there is twice as much of it.
-        loop {
+        // An element that comes in many parts is not gone over again for each of them.
+        for _ in 0..PARTS {
             let within = self.rest().len().min(self.limits.stretch.saturating_mul(2));
             let mut skim = Skim::new(plan, &self.rest()[..within]);
             let mut count = 0;
@@ -144,15 +147,12 @@ impl<'a> Restorer<'a> {
                 let (plan, limits, depth, made) = (None, self.limits, self.depth, 0);
                 return Ok(Some(Stretch { bytes: spare, count, plan, limits, depth, made }));
             }
-            if stop != Some(Stop::Short) || within >= self.limits.stretch {
-                return Ok(None);
-            }
-            while self.rest().len() < within.saturating_mul(2).max(1) {
-                if !self.receive_more()? {
-                    return Ok(None);
-                }
+            let is_short = stop == Some(Stop::Short) && within < self.limits.stretch;
+            if !is_short || !self.receive_more()? {
+                break;
             }
         }
+        Ok(None)
     }
 
     /// The same where the source has to do it.

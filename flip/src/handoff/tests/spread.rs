@@ -427,12 +427,14 @@ macro_rules! by_others {
     ($numbers:expr, |$number:ident| $migrate:expr) => {{
         static THREADS: Threads = Threads::new();
 
+        fn migrated($number: u32) -> String {
+            THREADS.note();
+            $migrate
+        }
+
         #[derive(Debug, PartialEq, Handoff)]
         struct Text {
-            #[handoff(from = "u32", migrate = |$number: u32| {
-                                    THREADS.note();
-                                    $migrate
-                                })]
+            #[handoff(from = "u32", migrate = migrated)]
             number: String,
             other: u32,
         }
