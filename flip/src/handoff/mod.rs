@@ -124,7 +124,7 @@ use transcode::Transcoder;
 /// | --- | --- |
 /// | `#[handoff(from = "OldType", migrate = function)]` | made of the older type as a whole, which stays in the program |
 /// | `#[handoff(calls(Hit, Reset))]` | the operations that may be [called](Apply), from any process that still drains |
-/// | `#[handoff(bound = "T: …")]` | instead of the bounds that the derive would write |
+/// | `#[handoff(bound = "T: …")]` | instead of the bounds that the derive would write, all but `Send` |
 /// | `#[handoff(crate = path)]` | where flip is, if not at `::flip` |
 ///
 /// # Between releases
@@ -183,8 +183,9 @@ use transcode::Transcoder;
 /// # Threads
 ///
 /// A type is `Send`, and so are its parameters: values are made on other threads than those that use them. The elements of a large
-/// collection are read by several at once where that helps, so a `default`, a `migrate` and serde's `Deserialize` may run for
-/// several elements at the same time, in any order, and again for those around one that could not be read.
+/// collection are read by several at once where that helps, whether anything has changed or not. So a `default`, a `migrate` and
+/// serde's `Deserialize` may run for several elements at the same time, in any order, and again for those around one that could not
+/// be read; what was made of them before is dropped.
 ///
 /// # Caveats
 ///

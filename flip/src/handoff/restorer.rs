@@ -49,6 +49,8 @@ pub struct Restorer<'a> {
     matched: bool,
     /// What is left nobody wants.
     given_up: bool,
+    /// Why nothing more came, when it was looked for ahead.
+    failed: Option<RestoreError>,
 }
 
 impl<'a> Restorer<'a> {
@@ -69,6 +71,7 @@ impl<'a> Restorer<'a> {
             empty_elements: 0,
             matched: false,
             given_up: false,
+            failed: None,
         }
     }
 
@@ -118,13 +121,7 @@ impl<'a> Restorer<'a> {
 
     /// Cuts off whole elements, at least one and at most `left`: those that have come, as far as they are one stretch. Waits only
     /// where none has. None where the next one has to be read in place.
-    pub(super) fn cut(
-        &mut self,
-        plan: &Plan,
-        element: Element,
-        left: usize,
-        mut spare: Vec<u8>,
-    ) -> Result<Option<Stretch>, RestoreError> {
+    pub(super) fn cut(&mut self, plan: &Plan, element: Element, left: usize, mut spare: Vec<u8>) -> Option<Stretch> {
         // An element that comes in many parts is not gone over again for each of them.
         for _ in 0..PARTS {
             let within = self.rest().len().min(self.limits.stretch.saturating_mul(2));
@@ -145,19 +142,27 @@ impl<'a> Restorer<'a> {
                 spare.extend_from_slice(&self.rest()[..length]);
                 self.position += length;
                 let (plan, limits, depth, made) = (None, self.limits, self.depth, 0);
-                return Ok(Some(Stretch { bytes: spare, count, plan, limits, depth, made }));
+                return Some(Stretch { bytes: spare, count, plan, limits, depth, made });
             }
-            let is_short = stop == Some(Stop::Short) && within < self.limits.stretch;
-            if !is_short || !self.receive_more()? {
-                break;
+            if stop != Some(Stop::Short) || within >= self.limits.stretch {
+                return None;
+            }
+            match self.receive_more() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    // Whoever reads in place comes to it, if nothing else is said before.
+                    self.failed = Some(error);
+                    return None;
+                }
             }
         }
-        Ok(None)
+        None
     }
 
     /// The same where the source has to do it.
-    pub(super) fn cut_by_source(&mut self, left: usize, spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
-        self.source.as_mut().map_or(Ok(None), |source| source.cut(left, spare))
+    pub(super) fn cut_by_source(&mut self, left: usize, spare: Vec<u8>) -> Option<Stretch> {
+        self.source.as_mut()?.cut(left, spare)
     }
 
     /// So many bytes that were made for it have gone another way.
@@ -203,6 +208,9 @@ impl<'a> Restorer<'a> {
         if self.given_up {
             return Ok(());
         }
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         match (self.rest().len(), self.descriptors.len()) {
             (0, 0) => Ok(()),
             (bytes, 0) => Err(RestoreError::new(format!("{bytes} bytes are left over"))),
@@ -229,6 +237,9 @@ impl<'a> Restorer<'a> {
 
     /// The same; false where none comes.
     fn receive_more(&mut self) -> Result<bool, RestoreError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let Some(source) = &mut self.source else { return Ok(false) };
         self.buffer.drain(..self.position);
         self.passed += self.position as u64;
@@ -328,7 +339,7 @@ impl<'a> Restorer<'a> {
                 self.position += part;
             } else {
                 part = match &mut self.source {
-                    Some(source) if room.left() >= DIRECT => {
+                    Some(source) if room.left() >= DIRECT && self.failed.is_none() => {
                         source.fill(room, &mut self.descriptors).map_err(not_received)?
                     }
                     _ => 0,

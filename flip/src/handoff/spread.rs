@@ -63,9 +63,13 @@ impl Stretch {
         // They were counted when they came.
         let limits = Limits { readers: 1, bytes: u64::MAX, ..self.limits };
         let mut input = Restorer::from_bytes(bytes, limits).at_depth(self.depth);
-        // A panic comes again where it is read in place, and is one there.
-        let is_read = |input: &mut Restorer<'_>| {
-            matches!(catch_unwind(AssertUnwindSafe(|| read(input, self.count))), Ok(Ok(()))) && input.is_at_end()
+        let is_read = |input: &mut Restorer<'_>| match catch_unwind(AssertUnwindSafe(|| read(input, self.count))) {
+            Ok(read) => read.is_ok() && input.is_at_end(),
+            Err(panic) => {
+                // It comes again where this is read in place, and is one there. To drop this one might be another.
+                mem::forget(panic);
+                false
+            }
         };
         let whole = match &self.plan {
             None => is_read(&mut input),
@@ -115,7 +119,7 @@ impl Spread {
         list: List<'_>,
         read: impl Fn(&mut Restorer<'_>) -> Result<T, RestoreError> + Sync,
         mut take: impl FnMut(&Restorer<'_>, T),
-    ) -> Result<usize, RestoreError> {
+    ) -> usize {
         let slots: [Mutex<Vec<T>>; READERS * AHEAD] = Default::default();
         self.run(
             input,
@@ -136,39 +140,42 @@ impl Spread {
         list: List<'_>,
         read: &ReadAll<'_>,
         take: &mut dyn FnMut(&Restorer<'_>, usize),
-    ) -> Result<usize, RestoreError> {
+    ) -> usize {
         let stretch = input.stretch().unwrap_or(Self::NEVER);
         // What comes later may be different.
         let later = |input: &Restorer<'_>| input.consumed().saturating_add(stretch.saturating_mul(STRETCHES));
         self.due = later(input);
         let size = (input.consumed() - self.began) / index.max(1) as u64;
         if size > stretch / 4 || size.saturating_mul(left as u64) < stretch.saturating_mul(STRETCHES) {
-            return Ok(0);
+            return 0;
         }
         let Some(form) = Form::of(input, list) else {
             self.due = Self::NEVER;
-            return Ok(0);
+            return 0;
         };
-        let mut cut = Cut { form, index, left, spare: Vec::new(), failed: None };
-        let Some(first) = cut.next(input) else { return cut.failed.map_or(Ok(0), Err) };
+        let mut cut = Cut { form, left, spare: Vec::new() };
+        let Some(first) = cut.next(input) else { return 0 };
         scope(|scope| {
             let readers = Reader::some(scope, input, read);
             if readers.is_empty() {
                 self.due = Self::NEVER;
                 input.put_back(&first.bytes, first.count);
-                return Ok(0);
+                return 0;
             }
             let (most, mut first) = (readers.len() * AHEAD, Some(first));
             let (mut sent, mut taken, mut done) = (0, 0, 0);
-            while let Some((stretch, whole)) = {
+            loop {
                 while sent - taken < most
                     && let Some(stretch) = first.take().or_else(|| cut.next(input))
                 {
                     readers[sent % readers.len()].give(sent % most, stretch);
                     sent += 1;
                 }
-                (taken < sent).then(|| readers[taken % readers.len()].has_read())
-            } {
+                if taken == sent {
+                    self.due = later(input);
+                    return done;
+                }
+                let (stretch, whole) = readers[taken % readers.len()].has_read();
                 taken += 1;
                 if whole {
                     input.pass(stretch.made);
@@ -186,10 +193,8 @@ impl Spread {
                     count += stretch.count;
                 }
                 input.put_back(&bytes, count);
-                return Ok(done);
+                return done;
             }
-            self.due = later(input);
-            cut.failed.map_or(Ok(done), Err)
         })
     }
 }
@@ -228,12 +233,9 @@ impl Form {
 
 struct Cut {
     form: Form,
-    index: usize,
     left: usize,
     /// Buffers of stretches that have been read.
     spare: Vec<Vec<u8>>,
-    /// Why no more came. What came before may have more to say.
-    failed: Option<RestoreError>,
 }
 
 impl Cut {
@@ -242,22 +244,12 @@ impl Cut {
             return None;
         }
         let spare = self.spare.pop().unwrap_or_default();
-        let cut = match &self.form {
+        let stretch = match &self.form {
             Form::Ours(plan, element) => input.cut(plan, *element, self.left, spare),
             Form::Theirs => input.cut_by_source(self.left, spare),
         };
-        let stretch = cut.unwrap_or_else(|error| {
-            self.failed = Some(error.at(self.index));
-            None
-        });
-        match &stretch {
-            Some(Stretch { count, .. }) => {
-                self.index += count;
-                self.left -= count;
-            }
-            // Those that come now are to be read in place.
-            None => self.left = 0,
-        }
+        // Where there is none, those that come now are to be read in place.
+        self.left -= stretch.as_ref().map_or(self.left, |stretch| stretch.count);
         stretch
     }
 }

@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{RestoreError, room::Room, spread::Stretch};
 #[cfg(doc)]
 use super::{Restorer, Saver};
+use super::{room::Room, spread::Stretch};
 use crate::{live::Hold, relay::Post, sys::spare::Spare};
 
 /// The most bytes that one call of [`Sink::send`] is given: what a processor's cache holds while they go through it.
@@ -74,8 +74,8 @@ pub(crate) trait Source {
 
     /// Cuts off whole elements of the collection that comes now, of which `left` are to come: see
     /// [`Restorer::cut`]. For a source whose bytes are not those that the types here would have written.
-    fn cut(&mut self, _left: usize, _spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
-        Ok(None)
+    fn cut(&mut self, _left: usize, _spare: Vec<u8>) -> Option<Stretch> {
+        None
     }
 
     /// Takes back so many elements that were cut off.

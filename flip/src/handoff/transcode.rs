@@ -145,12 +145,18 @@ impl<'i, 'p> Transcoder<'i, 'p> {
         Ok(())
     }
 
-    /// Many elements come now, and are wanted, of a collection that is not itself one of many: where they are cut off for others, it
-    /// can only be here.
+    /// Many elements come now, and are wanted, of a collection that is not in a small element of another with many: where elements
+    /// are cut off for others, it can only be here.
     fn is_before_many(&self) -> bool {
-        let are_many = |frame: &Frame<'_>| matches!(frame, Frame::Items { left, .. } | Frame::Pairs { left, .. } if *left >= MANY as u64);
-        let outermost = self.stack.iter().position(are_many);
-        outermost.is_some_and(|at| at + 1 == self.stack.len()) && self.held.is_empty() && self.skipping == 0
+        let many = |frame: &Frame<'_>| match frame {
+            Frame::Items { left, began, .. } | Frame::Pairs { left, began, .. } if *left >= MANY as u64 => Some(*began),
+            _ => None,
+        };
+        let small = self.input.stretch().unwrap_or(0) / 4;
+        let is_in_small = |frame| many(frame).is_some_and(|began| self.input.consumed() - began <= small);
+        let Some((innermost, others)) = self.stack.split_last() else { return false };
+        let is_wanted = self.held.is_empty() && self.skipping == 0;
+        is_wanted && many(innermost).is_some() && !others.iter().any(is_in_small)
     }
 
     fn advance(&mut self, frame: Frame<'p>) -> Result<(), RestoreError> {
@@ -630,27 +636,18 @@ impl Source for Transcoder<'_, '_> {
         Ok(bytes.len() - before)
     }
 
-    fn cut(&mut self, left: usize, spare: Vec<u8>) -> Result<Option<Stretch>, RestoreError> {
-        let element = match self.stack.last() {
-            Some(Frame::Items { op, left: there, .. }) if *there == left as u64 => Element::Item(*op),
-            Some(Frame::Pairs { key, value, left: there, .. }) if *there == left as u64 => Element::Pair(*key, *value),
-            _ => return Ok(None),
+    fn cut(&mut self, left: usize, spare: Vec<u8>) -> Option<Stretch> {
+        let element = match self.stack.last()? {
+            Frame::Items { op, left: there, .. } if *there == left as u64 => Element::Item(*op),
+            Frame::Pairs { key, value, left: there, .. } if *there == left as u64 => Element::Pair(*key, *value),
+            _ => return None,
         };
         if !self.is_before_many() {
-            return Ok(None);
+            return None;
         }
-        match self.input.cut(self.plan, element, left, spare) {
-            Ok(None) => Ok(None),
-            Ok(Some(stretch)) => {
-                self.moved(stretch.count as i64);
-                Ok(Some(Stretch { plan: Some((self.plan.clone(), element)), ..stretch }))
-            }
-            Err(error) => {
-                // Inside of the next one, as a reader would be.
-                self.moved(1);
-                Err(self.locate(error).whole())
-            }
-        }
+        let stretch = self.input.cut(self.plan, element, left, spare)?;
+        self.moved(stretch.count as i64);
+        Some(Stretch { plan: Some((self.plan.clone(), element)), ..stretch })
     }
 
     fn put_back(&mut self, bytes: &[u8], count: usize) {

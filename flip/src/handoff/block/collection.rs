@@ -49,7 +49,7 @@ fn restore_each<T: Send>(
     let (mut spread, mut index) = (Spread::of(input, length), 0);
     while index < length {
         if spread.is_due(input) {
-            index += spread.read(input, (index, length - index), list, &read, &mut take)?;
+            index += spread.read(input, (index, length - index), list, &read, &mut take);
             if index == length {
                 break;
             }
