@@ -500,6 +500,76 @@ fn what_fails_first_is_what_is_said() {
     }
 }
 
+/// Where the bytes end, the connection does.
+struct Breaks(Kept);
+
+impl Source for Breaks {
+    fn receive(&mut self, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        match self.0.receive(bytes, fds)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+#[test]
+fn connection_that_breaks_does_not_hide_what_failed_before() {
+    #[derive(Debug, Handoff)]
+    struct Text {
+        #[handoff(from = "u32", migrate = |number: u32| {
+            assert!(number != 500 || !is_asked());
+            number.to_string()
+        })]
+        number: String,
+        other: u8,
+    }
+    let plan = plan::<Vec<Number>, Vec<Text>>();
+    // With nothing that fails, with what fails wherever it is read, and with more bytes than are taken.
+    for (fails, bytes, said) in [
+        (None, u64::MAX, "[1799].number: receiving from the old process failed: unexpected end of file"),
+        (Some(700), u64::MAX, "[700].other: 300, u32 in the running process, does not fit into u8"),
+        (None, 5000, "there are more than 5000 bytes"),
+    ] {
+        let mut list: Vec<_> = (0..2000).map(|number| Number { number, other: 7 }).collect();
+        if let Some(at) = fails {
+            list[at as usize].other = 300;
+        }
+        let (whole, part) = (parts(&list).0, parts(&list[..1799].to_vec()).0);
+        let cut = whole[..part.len()].to_vec();
+        for readers in [1, 2, 4] {
+            let kept = Kept { chunks: [(cut.clone(), vec![])].into(), dribble: Some(600), ..Kept::default() };
+            let (mut source, limits) = (Breaks(kept), limits(readers));
+            let input = Restorer::new(&mut source, Limits { bytes, ..limits });
+            let error = restore_matched::<Vec<Text>>(input, &plan, limits).unwrap_err().to_string();
+            assert!(error.contains(said), "{readers}: {error}");
+        }
+    }
+}
+
+#[test]
+fn collections_in_large_elements_are_read_by_several() {
+    static THREADS: Threads = Threads::new();
+
+    #[derive(Handoff)]
+    struct Text {
+        #[handoff(from = "u32", migrate = |number: u32| {
+            THREADS.note();
+            number.to_string()
+        })]
+        number: String,
+        other: u32,
+    }
+
+    let plan = plan::<Vec<HashMap<u32, Number>>, Vec<HashMap<u32, Text>>>();
+    let shard = |at: u32| numbers().into_iter().map(|number| (number.number + at, number)).collect();
+    let (bytes, _) = parts(&(0..40).map(shard).collect::<Vec<HashMap<u32, Number>>>());
+    for readers in [1, 3] {
+        let read = read::<Vec<HashMap<u32, Text>>>(&bytes, &[], Some(&plan), (readers, usize::MAX)).unwrap();
+        assert!((0..40).zip(&read).all(|(at, shard)| shard[&at].number == "0" && shard[&(at + 1999)].number == "1999"));
+        assert_eq!(THREADS.are_several(), readers > 1);
+    }
+}
+
 #[test]
 fn element_may_be_large_in_memory() {
     #[derive(Handoff)]
