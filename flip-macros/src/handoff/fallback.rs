@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::parse_quote;
 
 use super::{
     ast::Input,
@@ -12,7 +13,11 @@ pub fn expand(input: &Input<'_>) -> TokenStream {
     let paths = Paths::of(input.attrs.krate.as_ref());
     let private = &paths.private;
     let ident = &input.item.ident;
-    let (impl_generics, ty_generics, where_clause) = input.item.generics.split_for_impl();
+    // Where it is not `Send`, that is not said as well: behind a lifetime, what is not so is no error of its own.
+    let mut generics = input.item.generics.clone();
+    let send = parse_quote!(for<'__flip_send> Self: ::core::marker::Send);
+    generics.make_where_clause().predicates.push(send);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let accepts = accepts(input, &paths);
     quote! {
         #[doc(hidden)]

@@ -5,7 +5,10 @@
 #[allow(unused_qualifications, deprecated, clippy::all)]
 const _: () = {
     #[automatically_derived]
-    impl<T> ::flip::__private::Handoff for Visits<T> {
+    impl<T> ::flip::__private::Handoff for Visits<T>
+    where
+        for<'__flip_send> Self: ::core::marker::Send,
+    {
         fn schema(_: &mut ::flip::__private::Schemas) -> ::flip::__private::Type {
             loop {}
         }
