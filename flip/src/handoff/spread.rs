@@ -309,8 +309,13 @@ fn enter(runtime: &Option<tokio::runtime::Handle>) -> Option<tokio::runtime::Ent
     runtime.as_ref().map(tokio::runtime::Handle::enter)
 }
 
+/// There is none to enter.
 #[cfg(not(feature = "tokio"))]
-fn runtime() {}
+fn runtime() -> Option<()> {
+    None
+}
 
 #[cfg(not(feature = "tokio"))]
-fn enter(_: &()) {}
+fn enter(_: &Option<()>) -> Option<()> {
+    None
+}
