@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{FILES, Passing};
-use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Room, Sink, Source, codec};
+use crate::handoff::{BULK, CHUNK, DESCRIPTORS, Room, Sink, Source, codec, cores};
 use crate::live::{Hold, Looked};
 use crate::memory;
 use crate::protocol::{MESSAGE, Typed};
@@ -73,8 +73,6 @@ impl Earlier {
 const SEARCHED: usize = 4 * 1024 * 1024;
 /// How long the new process waits to hear of it before it asks for the freeze without.
 const SIZES_PATIENCE: Duration = Duration::from_secs(1);
-/// How many threads write to memory before the freeze, at most: the old process still serves.
-const TOUCHING: usize = 4;
 /// How many sizes are sent.
 const SIZES: usize = 64 * 1024;
 
@@ -376,11 +374,10 @@ impl Reader<'_> {
 }
 
 /// Writes to all of the memory. The kernel gives it then, which takes longer than the content does on its way: so it is done
-/// before the freeze, by as many threads as there are processors.
+/// before the freeze, by several threads, while the old process still serves.
 fn touch(room: &mut [Room]) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(TOUCHING);
     std::thread::scope(|scope| {
-        for some in room.chunks_mut(room.len().div_ceil(threads).max(1)) {
+        for some in room.chunks_mut(room.len().div_ceil(cores()).max(1)) {
             let touch = move || some.iter_mut().for_each(Room::touch);
             // Where no thread can be had it is done when the content comes.
             let _ = std::thread::Builder::new().name("flip-touch".into()).spawn_scoped(scope, touch);

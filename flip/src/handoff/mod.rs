@@ -42,7 +42,6 @@ mod room;
 mod saver;
 mod schema;
 mod shape;
-mod skim;
 mod spread;
 mod stream;
 #[cfg(test)]
@@ -63,7 +62,7 @@ pub(crate) use room::Room;
 pub(crate) use schema::Schema;
 #[cfg(feature = "fuzzing")]
 pub(crate) use shape::Shapes;
-pub(crate) use spread::readers;
+pub(crate) use spread::cores;
 pub(crate) use stream::{BULK, CHUNK, DESCRIPTORS, Limits, Sink, Source};
 
 use std::ops::{Deref, DerefMut};

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Read},
+    mem,
     os::fd::OwnedFd,
     str::Utf8Error,
     sync::Arc,
@@ -16,9 +17,9 @@ use super::{
     codec::{self, NotRead, Scalar},
     matching::Plan,
     room::Room,
-    skim::{Element, Skim, Stop},
     spread::Stretch,
     stream::{BULK, CHUNK, DIRECT, EMPTY_ELEMENTS, Limits, Source, TOO_MANY_EMPTY, too_deep},
+    transcode::{Element, Transcoder},
 };
 use crate::{
     live::Hold,
@@ -124,27 +125,26 @@ impl<'a> Restorer<'a> {
     pub(super) fn cut(&mut self, plan: &Plan, element: Element, left: usize, mut spare: Vec<u8>) -> Option<Stretch> {
         // An element that comes in many parts is not gone over again for each of them.
         for _ in 0..PARTS {
-            let within = self.rest().len().min(self.limits.stretch.saturating_mul(2));
-            let mut skim = Skim::new(plan, &self.rest()[..within]);
-            let mut count = 0;
-            let stop = loop {
-                if count == left || skim.at() >= self.limits.stretch {
-                    break None;
+            let (start, mut end, mut count) = (self.position, self.position, 0);
+            let mut over = Transcoder::over(self.take_what_is_there(), plan);
+            while count < left && end - start < self.limits.stretch {
+                match over.element(element) {
+                    // One without bytes is for who counts them, and one that is large is copied only to where it stays.
+                    Some(at) if at > end && at - start <= self.limits.stretch.saturating_mul(2) => {
+                        (end, count) = (at, count + 1);
+                    }
+                    _ => break,
                 }
-                match skim.element(element) {
-                    Ok(()) => count += 1,
-                    Err(stop) => break Some(stop),
-                }
-            };
-            let length = skim.at();
+            }
+            self.buffer = over.into_input().buffer;
             if count > 0 {
                 spare.clear();
-                spare.extend_from_slice(&self.rest()[..length]);
-                self.position += length;
+                spare.extend_from_slice(&self.buffer[start..end]);
+                self.position = end;
                 let (plan, limits, depth, made) = (None, self.limits, self.depth, 0);
                 return Some(Stretch { bytes: spare, count, plan, limits, depth, made });
             }
-            if stop != Some(Stop::Short) || within >= self.limits.stretch {
+            if self.rest().len() >= self.limits.stretch {
                 return None;
             }
             match self.receive_more() {
@@ -158,6 +158,14 @@ impl<'a> Restorer<'a> {
             }
         }
         None
+    }
+
+    /// The buffer, with a reader of its own that gets no more than that, and no descriptors.
+    fn take_what_is_there(&mut self) -> Restorer<'static> {
+        let limits = Limits { readers: 1, bytes: u64::MAX, ..self.limits };
+        let mut there = Restorer::from_bytes(mem::take(&mut self.buffer), limits).at_depth(self.depth);
+        there.position = self.position;
+        there
     }
 
     /// The same where the source has to do it.
@@ -328,6 +336,11 @@ impl<'a> Restorer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether some took no bytes.
+    pub(super) fn has_empty_elements(&self) -> bool {
+        self.empty_elements > 0
     }
 
     /// Fills all of `room`; what has not come goes there directly, where the source can.

@@ -20,8 +20,7 @@ use super::{
     Limits, RestoreError, Restorer, Schemas, Type,
     matching::{Op, Plan},
     schema::Schema,
-    skim::Element,
-    transcode::Transcoder,
+    transcode::{Element, Transcoder},
 };
 use crate::control::STACK;
 
@@ -37,10 +36,10 @@ const STRETCHES: u64 = 4;
 /// How many parts of an element have memory of their own, at least, where the schemas are the same.
 const ALLOCATED: usize = 2;
 
-/// How many threads read a collection on this machine.
-pub(crate) fn readers() -> usize {
-    static READERS_HERE: OnceLock<usize> = OnceLock::new();
-    *READERS_HERE.get_or_init(|| available_parallelism().map_or(1, usize::from).min(READERS))
+/// How many threads work on content at once: as many as there are cores, as long as few are enough.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| available_parallelism().map_or(1, usize::from).min(READERS))
 }
 
 /// Whole elements of a collection, cut off for another reader.

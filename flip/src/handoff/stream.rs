@@ -92,7 +92,7 @@ pub(crate) trait Source {
     }
 }
 
-/// What a [`Restorer`] takes before it gives up.
+/// What a [`Restorer`] takes before it gives up, and who may help it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// How deep values may lie in each other.

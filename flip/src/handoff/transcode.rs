@@ -16,7 +16,6 @@ use super::{
     matching::{Arm, Op, OpId, Plan, Step},
     room::Room,
     schema::Leaf,
-    skim::Element,
     spread::{MANY, Stretch},
     stream::CHUNK,
 };
@@ -55,6 +54,13 @@ impl Output {
             (bytes, fds) => Err(RestoreError::new(format!("{bytes} bytes and {fds} descriptors are left over"))),
         }
     }
+}
+
+/// What a collection is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    Item(OpId),
+    Pair(OpId, OpId),
 }
 
 enum Frame<'p> {
@@ -104,6 +110,24 @@ impl<'i, 'p> Transcoder<'i, 'p> {
             Element::Pair(key, value) => Frame::Pairs { key, value, left, index, began },
         };
         Transcoder { stack: vec![frame], ..Self::new(input, plan) }
+    }
+
+    /// Goes over elements that `input` has, and makes nothing of them.
+    pub(super) fn over(input: Restorer<'i>, plan: &'p Plan) -> Self {
+        Transcoder { stack: Vec::new(), skipping: 1, ..Self::new(input, plan) }
+    }
+
+    /// Goes over the next one, and says where it ends in what `input` had. None where only a reader can tell: not all of it is there,
+    /// it has descriptors or elements without bytes, or it makes no sense; then nothing more can be gone over.
+    pub(super) fn element(&mut self, element: Element) -> Option<usize> {
+        match element {
+            Element::Item(op) => self.stack.push(Frame::Op(op)),
+            Element::Pair(key, value) => self.stack.extend([Frame::Op(value), Frame::Op(key)]),
+        }
+        self.run().ok()?;
+        // Those without bytes are counted together, over the whole of what is read.
+        let at = usize::try_from(self.input.consumed()).ok()?;
+        (!self.input.has_empty_elements()).then_some(at)
     }
 
     pub(super) fn into_input(self) -> Restorer<'i> {

@@ -514,7 +514,7 @@ impl<T: Handoff + Send + Sync + 'static> State for Cell<T> {
 
     fn restore(&self, source: &mut dyn Source) -> Result<(), String> {
         let bytes = self.shared.as_ref().map_or(u64::MAX, |shared| shared.state_limit.load(Ordering::Relaxed));
-        let limits = Limits { readers: crate::handoff::readers(), ..Limits::default() };
+        let limits = Limits { readers: crate::handoff::cores(), ..Limits::default() };
         let mut restorer = Restorer::new(source, Limits { bytes, ..limits });
         let value = match &self.plan {
             Some(plan) => crate::handoff::restore_matched(restorer, plan, limits),
